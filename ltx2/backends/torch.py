@@ -1,0 +1,343 @@
+"""PyTorch implementation of the ops (CUDA, MPS, CPU).
+
+Convolutions see channels-first views of channels-last memory, so no activation is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltx2.backends.convolution import (
+    border_indices,
+    native_padding,
+    padded_size,
+    split_convolution,
+)
+from ltx2.backends.torch_attention import attention as attention
+from ltx2.backends.torch_attention import choose_attention
+from ltx2.errors import UserError
+
+# Kernels on CUDA and MPS index with 32 bits; a convolution beyond this many elements is split.
+SAFE_ELEMENTS = 2**31 - 1
+
+
+def asarray(host: np.ndarray, ref: Tensor) -> Tensor:
+    host = np.array(host, np.float32 if host.dtype == np.float64 else None, order="C")
+    return torch.from_numpy(host).to(ref.device)
+
+
+def to_numpy(x: Tensor) -> np.ndarray:
+    x = x.detach()
+    x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return x.cpu().numpy().copy()
+
+
+def f32(x: Tensor) -> Tensor:
+    return x.float()
+
+
+def like(x: Tensor, ref: Tensor) -> Tensor:
+    return x.to(ref.dtype)
+
+
+def zeros(shape: tuple[int, ...], ref: Tensor) -> Tensor:
+    return torch.zeros(shape, dtype=ref.dtype, device=ref.device)
+
+
+def settle(index: int, *arrays: Tensor) -> None:
+    """Torch evaluates eagerly: nothing to do."""
+
+
+def evaluate(*arrays: Tensor) -> None:
+    """Torch evaluates eagerly: nothing to do."""
+
+
+silu = F.silu
+sigmoid = torch.sigmoid
+tanh = torch.tanh
+exp = torch.exp
+log = torch.log
+sin = torch.sin
+sqrt = torch.sqrt
+
+
+def gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def leaky_relu(x: Tensor, slope: float) -> Tensor:
+    return F.leaky_relu(x, slope)
+
+
+def clamp(x: Tensor, low: float | None, high: float | None) -> Tensor:
+    return x if low is None and high is None else torch.clamp(x, low, high)
+
+
+def where(condition: Tensor, a: Tensor, b: Tensor | float) -> Tensor:
+    return torch.where(condition, a, b)
+
+
+def multiply_add(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    return torch.addcmul(c, a, b)
+
+
+def concat(arrays: Sequence[Tensor], axis: int) -> Tensor:
+    return torch.cat(list(arrays), dim=axis)
+
+
+def stack(arrays: Sequence[Tensor], axis: int) -> Tensor:
+    return torch.stack(list(arrays), dim=axis)
+
+
+def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return x.expand(shape)
+
+
+def take(x: Tensor, index: np.ndarray | Tensor, axis: int) -> Tensor:
+    if not isinstance(index, Tensor):
+        index = torch.from_numpy(np.array(index, np.int64)).to(x.device)
+    axis = axis % x.ndim
+    picked = x.index_select(axis, index.reshape(-1))
+    return picked.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+
+
+def flatten_contiguous(x: Tensor) -> Tensor:
+    return x.contiguous()
+
+
+def pad(x: Tensor, widths: list[tuple[int, int]], modes: list[str]) -> Tensor:
+    if all(m == "zeros" for m, w in zip(modes, widths, strict=True) if any(w)):
+        flat = [n for w in reversed(widths) for n in w]
+        return F.pad(x, flat) if any(flat) else x
+    # One copy of the whole array, then only the borders: each axis fills its own from inside.
+    out = _empty_ordered_like(x, [n + sum(w) for n, w in zip(x.shape, widths, strict=True)])
+    out[tuple(slice(w[0], w[0] + n) for n, w in zip(x.shape, widths, strict=True))] = x
+    for axis, (width, mode) in enumerate(zip(widths, modes, strict=True)):
+        if any(width):
+            _fill_border(out, axis, width, mode)
+    return out
+
+
+def _empty_ordered_like(x: Tensor, shape: list[int]) -> Tensor:
+    """Sequences (B, T, C) leave a convolution channels-first in memory: the next one wants that."""
+    if len(shape) == 3 and x.stride(1) == 1:
+        return x.new_empty([shape[0], shape[2], shape[1]]).movedim(1, -1)
+    return x.new_empty(shape)
+
+
+def _fill_border(out: Tensor, axis: int, width: tuple[int, int], mode: str) -> None:
+    n = out.shape[axis] - sum(width)
+    low, inner, high = out.split([width[0], n, width[1]], dim=axis)
+    if mode == "zeros":
+        low.zero_()
+        high.zero_()
+        return
+    first, last = border_indices(n, *width, mode)
+    low.copy_(take(inner, first, axis))
+    high.copy_(take(inner, last, axis))
+
+
+def std(x: Tensor) -> float:
+    return float(x.float().std())
+
+
+def amin(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return torch.amin(x, dim=axes, keepdim=True)
+
+
+def amax(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return torch.amax(x, dim=axes, keepdim=True)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(x, weight, bias)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+
+def layer_norm(x: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x, (x.shape[-1],), eps=eps)
+
+
+def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    # The channels-last kernel sums squares in one run: 1e-5 off on a video, 0.1 off far from zero.
+    first = x.movedim(-1, 1).contiguous()
+    return F.group_norm(first, groups, weight, bias, eps).movedim(1, -1)
+
+
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    pads: list[tuple[int, int]],
+    modes: list[str],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Convolution over the axes between batch and channels; weight (out, in / groups, *kernel)."""
+    native, rest = native_padding(pads, modes)
+    fits = padded_size(x.shape, pads, weight.shape[0]) <= SAFE_ELEMENTS
+    if not fits:
+        native, rest = (0,) * len(pads), pads
+    x = pad(x, [(0, 0), *rest, (0, 0)], ["zeros", *modes, "zeros"])
+
+    def run(piece: Tensor) -> Tensor:
+        first = piece.movedim(-1, 1)
+        convolve = _CONVOLUTIONS[len(pads)]
+        y = convolve(first, weight, bias, tuple(stride), native, tuple(dilation), groups)
+        return y.movedim(1, -1)
+
+    if fits:
+        return run(x)
+    kernel = weight.shape[2:]
+    return split_convolution(x, run, kernel, stride, dilation, weight.shape[0], SAFE_ELEMENTS)
+
+
+def conv_transpose1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, groups: int
+) -> Tensor:
+    first = x.movedim(-1, 1)
+    y = F.conv_transpose1d(first, weight, bias, stride, padding, groups=groups)
+    return y.movedim(1, -1)
+
+
+# --- device ---------------------------------------------------------------------------------
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TensorFile:
+    """Tensors of one safetensors file, memory-mapped: only what is asked for is read."""
+
+    def __init__(self, path: str) -> None:
+        from safetensors import safe_open
+
+        self._file = safe_open(path, framework="pt", device="cpu")
+
+    def get(self, name: str) -> Tensor:
+        return self._file.get_tensor(name)
+
+
+@dataclass
+class TorchBackend:
+    """Device, dtypes and loading for PyTorch. `device`: auto, cpu, cuda, cuda:N or mps.
+
+    `attention`: auto, sdpa, chunked, flash or sage. Raises UserError for an absent device/kernel.
+    """
+
+    device: str = "auto"
+    attention: str = "auto"
+    name: str = "torch"
+
+    def __post_init__(self) -> None:
+        self.device = _resolve_device(self.device)
+        choose_attention(self.attention)
+        # float32 means float32: TF32 would cost three digits.
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+
+    @property
+    def kind(self) -> str:
+        """cpu, cuda or mps."""
+        return self.device.partition(":")[0]
+
+    @property
+    def fast_bf16(self) -> bool:
+        """Whether bfloat16 matrix products are faster than float32 ones on this device."""
+        return self.kind != "cpu" or _cpu_has_bf16()
+
+    def array(self, host: np.ndarray, dtype: str = "fp32") -> Tensor:
+        """A host array on the device: floats in `dtype`, integers and booleans as they are."""
+        x = torch.from_numpy(np.array(host, order="C"))
+        return x.to(self.device, DTYPES[dtype] if x.is_floating_point() else None)
+
+    def numpy(self, x: Tensor) -> np.ndarray:
+        return to_numpy(x)
+
+    def open(self, path: str) -> TensorFile:
+        return TensorFile(str(path))
+
+    def place(self, x: Tensor, dtype: str, kind: str = "plain") -> Tensor:
+        """A stored tensor in `dtype` on the device; convolution kernels get their memory layout."""
+        x = x.to(self.device, DTYPES[dtype])
+        if kind == "conv" and x.ndim >= 4:
+            layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+            x = x.contiguous(memory_format=layout)
+        return x
+
+    def decode_fp8(self, x: Tensor) -> Tensor:
+        """float8_e4m3 codes as float32 values."""
+        return x.float()
+
+    def normal(self, shape: tuple[int, ...], seed: int) -> Tensor:
+        """Normal draws of the device's own generator (not portable between devices)."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return torch.randn(shape, generator=generator, device=self.device)
+
+    def synchronize(self) -> None:
+        if self.kind == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.kind == "mps":
+            torch.mps.synchronize()
+
+    def free(self) -> None:
+        """Return cached device memory."""
+        if self.kind == "cuda":
+            torch.cuda.empty_cache()
+        elif self.kind == "mps":
+            torch.mps.empty_cache()
+
+    def peak_bytes(self) -> int | None:
+        """Peak device memory since `reset_peak`; None on the CPU, where RSS tells."""
+        return torch.cuda.max_memory_allocated(self.device) if self.kind == "cuda" else None
+
+    def reset_peak(self) -> None:
+        if self.kind == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def describe(self) -> dict[str, str | bool]:
+        name = torch.cuda.get_device_name(self.device) if self.kind == "cuda" else self.device
+        return {
+            "backend": "torch",
+            "version": torch.__version__,
+            "device": self.device,
+            "device_name": name,
+            "fast_bf16": self.fast_bf16,
+            "attention": self.attention,
+        }
+
+
+def _resolve_device(device: str) -> str:
+    available = ["cpu"]
+    if torch.cuda.is_available():
+        available = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), "cpu"]
+    elif torch.backends.mps.is_available():
+        available = ["mps", "cpu"]
+    if device == "auto":
+        return available[0]
+    if device not in available:
+        raise UserError(
+            f"backend.device={device} is not available here; use one of auto, "
+            + ", ".join(available)
+        )
+    return device
+
+
+def _cpu_has_bf16() -> bool:
+    """AVX512-BF16 or AMX: elsewhere the CPU emulates bfloat16 and is slower than float32."""
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return "AVX512" in capabilities and bool((probe and probe()) or (amx and amx()))
