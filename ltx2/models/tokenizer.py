@@ -1,0 +1,96 @@
+"""Prompt text to token ids as the text encoder was trained to see them (spec text.md section 2)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltx2.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MAX_TOKENS = 1024
+FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids (n,) int32 beginning with BOS, 1 <= n <= 1024, and how many more were cut off."""
+
+    ids: np.ndarray
+    truncated: int
+
+
+@dataclass(frozen=True)
+class PromptTokenizer:
+    """A tokenizer with the ids of its special tokens."""
+
+    tokenizer: Any
+    bos: int
+    pad: int
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> PromptTokenizer:
+        """Read `tokenizer.json` and `tokenizer_config.json`. Raises UserError if unusable."""
+        check_tokenizer_files(directory)
+        tokenizer, config = ((directory / name).read_text(encoding="utf-8") for name in FILES)
+        return cls.from_texts(tokenizer, config, str(directory))
+
+    @classmethod
+    def from_texts(cls, tokenizer: str, config: str, source: str) -> PromptTokenizer:
+        """From the JSON texts of the two files; `source` is for error messages."""
+        from tokenizers import Tokenizer
+
+        try:
+            parsed = Tokenizer.from_str(tokenizer)
+            names = json.loads(config)
+        except Exception as error:  # the tokenizers library raises bare Exception
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{source}: the tokenizer cannot be read ({reason})") from None
+        parsed.no_padding()
+        parsed.no_truncation()
+        bos, eos, pad = (_token_id(parsed, names.get(f"{n}_token")) for n in ("bos", "eos", "pad"))
+        pad = eos if pad is None else pad
+        if bos is None or pad is None:
+            absent = "bos_token" if bos is None else "pad_token or eos_token"
+            raise UserError(f"{source}: tokenizer_config.json names no {absent} of the vocabulary")
+        return cls(parsed, bos, pad)
+
+    def __call__(self, text: str, limit: int = MAX_TOKENS) -> Prompt:
+        """Ids of the stripped `text`; the empty prompt is BOS alone. Warns when it cuts."""
+        ids = self.tokenizer.encode(text.strip(), add_special_tokens=False).ids
+        # Some tokenizers of the family add BOS, some do not: exactly one is wanted.
+        if ids[:1] != [self.bos]:
+            ids = [self.bos, *ids]
+        truncated = max(0, len(ids) - limit)
+        if truncated:
+            log.warning(
+                "prompt %r... has %d tokens, the model reads %d: the last %d are cut off",
+                *(text.strip()[:40], len(ids), limit, truncated),
+            )
+        return Prompt(np.array(ids[:limit], np.int32), truncated)
+
+    def pad_left(self, prompt: Prompt, length: int = MAX_TOKENS) -> np.ndarray:
+        """Ids (length,) int32 with padding in front."""
+        return np.pad(prompt.ids, (length - len(prompt.ids), 0), constant_values=self.pad)
+
+
+def check_tokenizer_files(directory: Path) -> None:
+    """Raise UserError when a tokenizer file is absent."""
+    missing = [name for name in FILES if not (directory / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{directory} has no {' and no '.join(missing)}; download the tokenizer files of the"
+            " Gemma repository into it"
+        )
+
+
+def _token_id(tokenizer: Any, token: Any) -> int | None:
+    """Id of a special token given as text or as {"content": text}."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return None if content is None else tokenizer.token_to_id(content)

@@ -1,0 +1,261 @@
+"""Prompts to the contexts that the diffusion transformer reads (spec text.md).
+
+Two phases that never share memory: the language model encodes all prompts and is freed, then
+the projections and connectors turn its hidden states into contexts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltx2 import ops
+from ltx2.errors import UserError
+from ltx2.models.connectors import Connector, ConnectorConfig
+from ltx2.models.gemma3 import Gemma3
+from ltx2.models.text_features import Features, features_class
+from ltx2.models.tokenizer import Prompt, PromptTokenizer
+from ltx2.ops import Array
+from ltx2.pipelines.components.gemma import GemmaDirectory, load_gemma, read_gemma_directory
+from ltx2.weights import build
+from ltx2.weights.header import Header
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]  # what, done, of how many
+
+PROJECTION = "text_embedding_projection."
+_TRANSFORMER = "model.diffusion_model."
+CONNECTORS = {
+    # Video-only files may call their single connector just that.
+    "video": (f"{_TRANSFORMER}video_embeddings_connector.", f"{_TRANSFORMER}embeddings_connector."),
+    "audio": (f"{_TRANSFORMER}audio_embeddings_connector.",),
+}
+DECLARES_GEMMA = (2, 4, 0)
+
+
+@dataclass(frozen=True)
+class TextContext:
+    """Encoding of one prompt: contexts (1, 1024, D) and (1, 1024, D'), all rows valid.
+
+    `tokens` were read, `truncated` were cut off.
+    """
+
+    video: Array
+    audio: Array
+    tokens: int
+    truncated: int
+
+
+def encode_prompts(
+    prompts: Sequence[str],
+    gemma_dir: Path,
+    header: Header,
+    backend: Any,
+    dtypes: Mapping[str, str],
+    progress: Progress | None = None,
+) -> list[TextContext]:
+    """One context per prompt, in order; equal prompts are encoded once and shared.
+
+    `dtypes` has the entries text_encoder and connectors. `header` is the model file's. Raises
+    UserError for files that do not belong together, before any weight is read.
+    """
+    _check_dtype(dtypes["text_encoder"])
+    directory = check_text_files(gemma_dir, header)
+    tokenizer = PromptTokenizer.from_directory(directory.path)
+    tokens = {text: tokenizer(text) for text in prompts}
+    report = progress or _silent
+    states = _encode_states(tokens, directory, backend, dtypes["text_encoder"], report)
+    backend.free()
+    width = directory.config.feature_width
+    contexts = _connect(states, header, width, backend, dtypes["connectors"], report)
+    backend.free()
+    for text, (video, audio) in contexts.items():
+        _check_finite(text, (video, audio), dtypes)
+    return [
+        TextContext(*contexts[text], len(tokens[text].ids), tokens[text].truncated)
+        for text in prompts
+    ]
+
+
+def check_text_files(gemma_dir: Path, header: Header) -> GemmaDirectory:
+    """Check from headers alone that the Gemma directory and the model file work together.
+
+    Raises UserError (spec text.md section 12); returns what was read of the directory.
+    """
+    section = _section(header)
+    directory = read_gemma_directory(gemma_dir)
+    _check_version(directory, header)
+    _check_width(directory, header)
+    directory.match(Gemma3.declare(directory.config))
+    features, prefixes = declare_features(section, directory.config.feature_width)
+    build.match(features, header, prefixes, "text projections")
+    for stream, connector in declare_connectors(section).items():
+        _match_connector(connector, header, stream)
+    return directory
+
+
+def declare_features(section: Mapping[str, Any], width: int) -> tuple[Features, build.Prefixes]:
+    """The extractor for hidden states of `width` values per token, and where its tensors stand."""
+    video, audio = (ConnectorConfig.from_metadata(section, s).width for s in ("video", "audio"))
+    return features_class(section).declare(width, video, audio), build.Prefixes((PROJECTION,))
+
+
+def declare_connectors(section: Mapping[str, Any]) -> dict[str, Connector]:
+    """The connectors of both streams."""
+    return {
+        "video": Connector.declare(ConnectorConfig.from_metadata(section, "video")),
+        "audio": Connector.declare(ConnectorConfig.from_metadata(section, "audio")),
+    }
+
+
+def load_features(
+    section: Mapping[str, Any], header: Header, width: int, backend: Any, dtype: str
+) -> Features:
+    """The projections in `header`, built as the transformer's metadata `section` says."""
+    features, prefixes = declare_features(section, width)
+    return build.load(features, header, prefixes, backend, dtype, "text projections")
+
+
+def load_connectors(header: Header, backend: Any, dtype: str) -> dict[str, Connector]:
+    """Video and audio connectors of the file that holds the transformer."""
+    loaded = declare_connectors(_section(header))
+    for stream, connector in loaded.items():
+        found = _match_connector(connector, header, stream)
+        build.fill(connector, found, backend, dtype)
+    return loaded
+
+
+def encode_states(model: Gemma3, prompt: Prompt) -> list[Array]:
+    """All hidden states (1, n, C) of the n tokens of one prompt, without padding."""
+    if int(prompt.ids.max()) >= model.config.vocabulary:
+        raise UserError(
+            f"token id {int(prompt.ids.max())} is outside the text encoder's vocabulary of"
+            f" {model.config.vocabulary}; tokenizer.json belongs to another model"
+        )
+    return model(prompt.ids[None])
+
+
+def _encode_states(
+    tokens: Mapping[str, Prompt],
+    directory: GemmaDirectory,
+    backend: Any,
+    dtype: str,
+    report: Progress,
+) -> dict[str, list[Array]]:
+    model = load_gemma(directory, backend, dtype)
+    states = {}
+    for done, (text, prompt) in enumerate(tokens.items()):
+        report("text encoder", done, len(tokens))
+        states[text] = encode_states(model, prompt)
+        # Unevaluated states would keep the model alive.
+        ops.evaluate(*states[text])
+    report("text encoder", len(tokens), len(tokens))
+    return states
+
+
+def _connect(
+    states: dict[str, list[Array]],
+    header: Header,
+    width: int,
+    backend: Any,
+    dtype: str,
+    report: Progress,
+) -> dict[str, tuple[Array, Array]]:
+    """Consumes `states`: each prompt's are dropped once its contexts exist."""
+    features = load_features(_section(header), header, width, backend, dtype)
+    connectors = load_connectors(header, backend, dtype)
+    contexts = {}
+    total = len(states)
+    for done, text in enumerate(list(states)):
+        report("text connectors", done, total)
+        video, audio = features(states.pop(text))
+        pair = connectors["video"](video), connectors["audio"](audio)
+        ops.evaluate(*pair)
+        contexts[text] = pair
+    report("text connectors", total, total)
+    return contexts
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    log.debug("%s: %d of %d", what, done, total)
+
+
+def _section(header: Header) -> dict[str, Any]:
+    section = header.config.get("transformer")
+    if not isinstance(section, dict):
+        raise UserError(
+            f"{header.path.name}: its metadata has no 'transformer' section; use the file that"
+            " holds the diffusion transformer"
+        )
+    return section
+
+
+def _match_connector(connector: Connector, header: Header, stream: str) -> list[build.Found]:
+    prefixes = build.Prefixes(CONNECTORS[stream])
+    return build.match(connector, header, prefixes, f"{stream} text connector")
+
+
+def _check_version(directory: GemmaDirectory, header: Header) -> None:
+    declared = _declared_gemma(header)
+    if declared is not None:
+        if declared != directory.version:
+            raise UserError(
+                f"{header.path.name} was trained with text encoder '{declared}',"
+                f" {directory.path} is '{directory.version or 'an unversioned Gemma 3'}';"
+                " use the text encoder published with the model"
+            )
+    elif header.model_version >= DECLARES_GEMMA:
+        version = header.metadata["model_version"]
+        problem = (
+            f"{header.path.name} (model_version {version}) does not say which text encoder it was"
+            " trained with"
+        )
+        if directory.version is not None:
+            raise UserError(f"{problem}; it cannot be checked against '{directory.version}'")
+        log.warning("%s; nor does %s", problem, directory.path)
+
+
+def _declared_gemma(header: Header) -> str | None:
+    text = header.metadata.get("gemma_source_checkpoint")
+    if text is None:
+        return None
+    try:
+        return json.loads(text).get("gemma_version")
+    except (ValueError, AttributeError):
+        raise UserError(
+            f"{header.path.name}: metadata 'gemma_source_checkpoint' is not a JSON object"
+        ) from None
+
+
+def _check_width(directory: GemmaDirectory, header: Header) -> None:
+    names = [n for n in header.tensors if n.startswith(PROJECTION) and n.endswith(".weight")]
+    config = directory.config
+    for name in names:
+        width = header.tensors[name].shape[-1]
+        if width != config.feature_width:
+            raise UserError(
+                f"{directory.path} gives {config.feature_width} features per token"
+                f" ({config.hidden} x {len(config.layer_types) + 1} hidden states), but"
+                f" {header.path.name} was trained on {width}; use the Gemma of its release"
+            )
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype == "fp16":
+        raise UserError(
+            "the text encoder overflows in fp16 (its activations reach 1e5); use bf16 or fp32"
+        )
+
+
+def _check_finite(text: str, contexts: tuple[Array, Array], dtypes: Mapping[str, str]) -> None:
+    if not all(math.isfinite(ops.std(x)) for x in contexts):
+        raise UserError(
+            f"the encoding of prompt {text[:40]!r} is not finite in text_encoder="
+            f"{dtypes['text_encoder']}, connectors={dtypes['connectors']}; use bf16 or fp32"
+        )
