@@ -1,0 +1,37 @@
+"""Loading the diffusion transformer from a single-file or split checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ltx2.errors import UserError
+from ltx2.models.transformer import Transformer
+from ltx2.models.transformer_config import STREAMS, TransformerConfig
+from ltx2.weights.build import Prefixes, load
+from ltx2.weights.header import Header
+
+# The text connectors share the transformer's prefix and belong to the text components.
+PREFIXES = Prefixes(
+    own=("model.diffusion_model.",),
+    ignored=("video_embeddings_connector.", "audio_embeddings_connector."),
+)
+
+
+def transformer_config(header: Header) -> TransformerConfig:
+    """The architecture; raises UserError for a file whose metadata describes no transformer."""
+    section = header.config.get("transformer")
+    if not isinstance(section, dict):
+        raise UserError(
+            f"{header.path.name} has no 'transformer' in its metadata; the file of the diffusion"
+            " transformer is needed (a VAE, an upsampler or a LoRA goes elsewhere)"
+        )
+    return TransformerConfig.from_metadata(section)
+
+
+def load_transformer(
+    header: Header, backend: Any, dtype: str, streams: Sequence[str] = STREAMS
+) -> Transformer:
+    """The transformer of `header`, all weights in `dtype`; `streams` may leave one out."""
+    module = Transformer.declare(transformer_config(header), streams)
+    return load(module, header, PREFIXES, backend, dtype, "the transformer")
