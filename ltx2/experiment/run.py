@@ -1,0 +1,95 @@
+"""One generation from settings to files: video, contact sheet, resolved config and record."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ltx2.experiment.progress_bar import RunBar
+from ltx2.experiment.record import build_record, write_record, write_text
+from ltx2.experiment.sink import ClipSink
+from ltx2.media.atomic import check_writable
+from ltx2.media.tagging import write_comment
+from ltx2.pipelines.cost import phase_costs
+from ltx2.pipelines.plan import Plan, make_plan
+from ltx2.pipelines.progress import Quiet
+from ltx2.pipelines.runner import Runner
+from ltx2.pipelines.settings import Settings
+from ltx2.weights.dtype_policy import COMPONENTS, dtype_policy
+
+log = logging.getLogger(__name__)
+
+
+def generate(
+    settings: Settings,
+    make_backend: Callable[[], Any],
+    folder: Path,
+    show_progress: bool = False,
+) -> Path:
+    """Run `settings` and return the path of the clip in `folder`.
+
+    The plan is checked before the backend is made, and everything before a weight is read.
+    Raises UserError for bad input (nothing is written), CheckFailed for a result that cannot be
+    right; a failed or interrupted run leaves its partial record.
+    """
+    plan = make_plan(settings)
+    backend = make_backend()
+    dtypes = component_dtypes(plan.settings, backend)
+    log.info("%s", describe(plan, dtypes))
+    check_writable(folder)
+    sink = ClipSink(folder, plan.settings.output, plan.fps, plan.frames)
+    write_text(folder / "config.yaml", resolved_yaml(plan.settings))
+    bar = RunBar(phase_costs(plan)) if show_progress else contextlib.nullcontext(Quiet())
+    runner = Runner(plan, backend, dtypes)
+
+    def record(status: str, **extra: Any) -> dict[str, Any]:
+        return build_record(plan, backend, dtypes, runner.outcome, status) | extra
+
+    try:
+        with bar as progress, sink:
+            runner.progress = progress
+            runner.run(sink)
+        sink.write_sheet()
+        final = record("completed")
+        if sink.format.carries_comment:
+            write_comment(sink.path, json.dumps(final, ensure_ascii=False))
+    except KeyboardInterrupt:
+        write_record(folder, record("interrupted"))
+        raise
+    except Exception as error:
+        write_record(folder, record("failed", error=f"{type(error).__name__}: {error}"))
+        raise
+    write_record(folder, final)
+    return sink.path
+
+
+def component_dtypes(settings: Settings, backend: Any) -> dict[str, str]:
+    """dtype of every component on this backend, from the dtype settings."""
+    chosen = dataclasses.asdict(settings.dtype)
+    default = chosen.pop("default")
+    overrides = {name: value for name, value in chosen.items() if value is not None}
+    assert set(overrides) <= set(COMPONENTS)
+    return dtype_policy(backend, default, overrides)
+
+
+def resolved_yaml(settings: Settings) -> str:
+    """The settings with every preset value filled in, as YAML."""
+    import yaml
+
+    return yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True)
+
+
+def describe(plan: Plan, dtypes: dict[str, str]) -> str:
+    """One line that says what is going to run."""
+    calls = sum(stage.transformer_calls for stage in plan.stages)
+    seconds = plan.frames / plan.fps
+    return (
+        f"{plan.settings.model.name}, {plan.settings.pipeline.name}:"
+        f" {plan.width}x{plan.height}, {plan.frames} frames at {plan.fps:g} fps ({seconds:.2f} s),"
+        f" seed {plan.settings.seed}, {calls} transformer calls in {dtypes['transformer']}"
+    )

@@ -1,0 +1,92 @@
+"""Finding the files of a model and saying precisely what is absent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltx2.errors import MissingFile
+from ltx2.pipelines.settings import LoraSettings, ModelFile, Settings
+
+PACKAGE = "package:"
+_PACKAGE_FOLDER = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file that a run needs: its role, how the config names it, where it was looked for."""
+
+    role: str
+    file: ModelFile
+    places: tuple[Path, ...]
+
+    @property
+    def found(self) -> Path | None:
+        return next((place for place in self.places if place.exists()), None)
+
+
+def places(file: str, folder: Path) -> tuple[Path, ...]:
+    """Where `file` may stand: in the package, at its own path, or below the models folder."""
+    if file.startswith(PACKAGE):
+        return (_PACKAGE_FOLDER / file.removeprefix(PACKAGE),)
+    path = Path(file).expanduser()
+    if path.is_absolute():
+        return (path,)
+    # Repositories are often cloned as folders, so the bare name is tried below them too.
+    return (folder / path, path, *sorted(folder.glob(f"*/{path}")))
+
+
+def needed_roles(settings: Settings) -> list[str]:
+    """Roles of the model's files that the pipeline's stages use, in the order of use."""
+    roles = ["checkpoint", "text_encoder"]
+    for stage in settings.pipeline.stages:
+        if stage.do == "upscale":
+            roles.append(stage.upscaler)
+        if "distilled" in stage.loras and settings.model.kind == "dev":
+            roles.append("distilled_lora")
+    return list(dict.fromkeys(roles))
+
+
+def find_files(settings: Settings) -> dict[str, Path]:
+    """Paths by role, LoRAs as `lora.<name>`. Raises MissingFile with a table of what is absent."""
+    folder = Path(settings.paths.models).expanduser()
+    wanted = []
+    for role in needed_roles(settings):
+        file = settings.model.files.get(role, ModelFile())
+        wanted.append(Wanted(role, file, places(file.file, folder) if file.file else ()))
+    for name, lora in settings.lora.items():
+        file = ModelFile(lora.file, lora.source)
+        wanted.append(Wanted(f"lora.{name}", file, places(lora.file, folder) if lora.file else ()))
+    absent = [w for w in wanted if w.found is None]
+    if absent:
+        raise MissingFile(_absent_message(settings.model.name, absent, folder))
+    return {w.role: w.found for w in wanted if w.found is not None}
+
+
+def _absent_message(model: str, absent: list[Wanted], folder: Path) -> str:
+    lines = [f"model={model}: {len(absent)} needed file(s) not found"]
+    for want in absent:
+        if not want.file.file:
+            lines.append(f"  {want.role}: no file is configured; set model.files.{want.role}.file")
+            continue
+        size = f", {want.file.bytes / 1e9:.1f} GB" if want.file.bytes else ""
+        lines.append(f"  {want.role}: {want.file.file}{size}")
+        lines.append(f"    looked for: {', '.join(str(p) for p in want.places)}")
+        if want.file.source:
+            lines.append(f"    get it: {_command(want.file, folder)}")
+    lines.append(
+        f"  put the files into {folder} (or set paths.models=FOLDER); model=pocket needs no download"
+    )
+    return "\n".join(lines)
+
+
+def _command(file: ModelFile, folder: Path) -> str:
+    target = folder / file.file
+    if "." not in Path(file.file).name:
+        return f"hf download {file.source} --local-dir {target}"
+    return f"hf download {file.source} {Path(file.file).name} --local-dir {target.parent}"
+
+
+def active_loras(loras: dict[str, LoraSettings]) -> dict[str, LoraSettings]:
+    """LoRAs whose strength is not 0: a strength of 0 is the identity and is not read."""
+    return {name: lora for name, lora in loras.items() if lora.strength != 0}

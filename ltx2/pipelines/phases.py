@@ -1,0 +1,84 @@
+"""Time and peak memory of each phase of a run."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ltx2.pipelines.progress import Progress
+
+log = logging.getLogger(__name__)
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class PhaseRecord:
+    """Wall seconds and peak memory in bytes of one finished phase."""
+
+    phase: str
+    seconds: float
+    peak_rss_bytes: int
+    peak_device_bytes: int | None
+
+    def record(self) -> dict[str, Any]:
+        """What run.json keeps."""
+        return {
+            "phase": self.phase,
+            "seconds": round(self.seconds, 3),
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "peak_device_bytes": self.peak_device_bytes,
+        }
+
+
+@dataclass
+class Phases:
+    """Runs phases one after another and keeps their records."""
+
+    backend: Any
+    records: list[PhaseRecord] = field(default_factory=list)
+
+    @contextmanager
+    def phase(self, name: str, units: int, progress: Progress) -> Iterator[None]:
+        """Everything inside counts as `name`; pending device work is waited for at the end."""
+        _reset_peak_rss()
+        self.backend.reset_peak()
+        start = time.monotonic()
+        progress.begin(name, units)
+        try:
+            yield
+            self.backend.synchronize()
+        finally:
+            progress.end()
+        seconds = time.monotonic() - start
+        record = PhaseRecord(name, seconds, peak_rss(), self.backend.peak_bytes())
+        self.records.append(record)
+        log.info("%s: %.2f s, peak memory %.2f GB", name, seconds, record.peak_rss_bytes / 1e9)
+
+
+def peak_rss() -> int:
+    """Peak resident memory of this process in bytes since the last reset (Linux) or its start."""
+    try:
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _reset_peak_rss() -> None:
+    # 5 resets the high-water mark; containers may forbid it, then the peak is the process's.
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        log.debug("the peak RSS cannot be reset here; phases report the peak so far")

@@ -1,0 +1,292 @@
+"""Everything about a run that can be known and refused before a weight is read.
+
+`make_plan` fills the settings from the model's preset, finds the files, reads their headers and
+derives shapes, sigmas and guidance of every stage. What it accepts, the runner can run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from fractions import Fraction
+from math import lcm
+from pathlib import Path
+
+from ltx2.errors import UserError, nearest
+from ltx2.models.latents import (
+    AudioTiming,
+    Grid,
+    VideoScale,
+    audio_latent_length,
+    video_latent_shape,
+)
+from ltx2.models.tiling import Tiling
+from ltx2.models.transformer_config import TransformerConfig
+from ltx2.pipelines.components.audio import AudioGeometry, audio_geometry
+from ltx2.pipelines.components.transformer import transformer_config
+from ltx2.pipelines.components.video import video_scale
+from ltx2.pipelines.decoding import decode_tiling
+from ltx2.pipelines.files import find_files
+from ltx2.pipelines.guidance import GuidancePair, resolve_guidance
+from ltx2.pipelines.requirements import check_files
+from ltx2.pipelines.sampling import stage_sampler
+from ltx2.pipelines.schedules import stage_sigmas
+from ltx2.pipelines.settings import ConditioningSettings, Settings, StageSettings
+from ltx2.weights.header import Header, read_header
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: its size in pixels, latent grid, sigmas and guidance (sampling stages only)."""
+
+    settings: StageSettings
+    height: int
+    width: int
+    grid: Grid
+    sigmas: tuple[float, ...] | None = None
+    guidance: GuidancePair | None = None
+    model_calls: int = 0  # denoiser calls of the sampler
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def tokens(self) -> int:
+        """Video tokens of the stage."""
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+    @property
+    def transformer_calls(self) -> int:
+        """Forward passes of the transformer, counting every guidance pass."""
+        if self.sigmas is None or self.guidance is None:
+            return 0
+        steps = len(self.sigmas) - 1
+        passes = sum(self.guidance.passes_at(step) for step in range(steps))
+        return round(passes * self.model_calls / steps)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that has been checked against its files."""
+
+    settings: Settings  # every None of the preset filled in
+    files: dict[str, Path]
+    headers: dict[str, Header]
+    transformer: TransformerConfig
+    scale: VideoScale
+    audio: AudioGeometry
+    height: int
+    width: int
+    frames: int
+    fps: float
+    stages: tuple[StagePlan, ...]
+    tiling: Tiling | None = None  # None decodes the clip whole
+    notices: tuple[str, ...] = ()
+
+    @property
+    def audio_length(self) -> int:
+        """Audio latent frames of the clip."""
+        return audio_latent_length(self.frames, self.fps, self.audio.latents_per_second)
+
+    @property
+    def audio_timing(self) -> AudioTiming:
+        """What one audio latent frame covers."""
+        return AudioTiming(self.audio.sample_rate, self.audio.hop, self.audio.scale)
+
+    @property
+    def needs_negative(self) -> bool:
+        """Whether any stage runs an unconditional pass."""
+        return any(s.guidance is not None and s.guidance.needs_negative for s in self.stages)
+
+    def stage(self, name: str) -> StagePlan:
+        return next(stage for stage in self.stages if stage.name == name)
+
+
+def make_plan(settings: Settings) -> Plan:
+    """Check `settings` and derive the plan. Raises UserError with one clear line."""
+    settings = fill_preset(settings)
+    _check_stages(settings)
+    _check_ranges(settings)
+    files = find_files(settings)
+    headers = {role: read_header(p) for role, p in files.items() if p.is_file()}
+    checkpoint = headers["checkpoint"]
+    check_files(settings, files, headers)
+    scale = video_scale(checkpoint)
+    audio = audio_geometry(checkpoint)
+    config = transformer_config(checkpoint)
+    height, width, frames, notices = _checked_size(settings, scale)
+    settings = dataclasses.replace(settings, height=height, width=width, frames=frames)
+    plan = Plan(
+        settings=settings,
+        files=files,
+        headers=headers,
+        transformer=config,
+        scale=scale,
+        audio=audio,
+        height=height,
+        width=width,
+        frames=frames,
+        fps=float(_given(settings.fps)),
+        stages=(),
+        notices=tuple(notices),
+    )
+    stages = tuple(_stage_plan(plan, stage) for stage in settings.pipeline.stages)
+    _check_upscales(stages, headers)
+    for index, item in settings.conditioning.items():
+        _check_condition(index, item, plan)
+    grid = video_latent_shape(frames, height, width, scale)
+    tiling = decode_tiling(settings.tiling, height, width, grid, scale)
+    return dataclasses.replace(plan, stages=stages, tiling=tiling)
+
+
+def fill_preset(settings: Settings) -> Settings:
+    """Replace every None by the model preset's value; sizes are those of the first stage."""
+    preset = settings.model.preset
+    first = next((s for s in settings.pipeline.stages if s.do == "sample"), None)
+    scale = 1.0 if first is None else first.scale
+    scheduler = settings.scheduler
+    if scheduler.kind != "list" and scheduler.sigmas is None and scheduler.steps is None:
+        scheduler = dataclasses.replace(scheduler, steps=preset.steps)
+    conditioning = {
+        name: dataclasses.replace(c, crf=preset.image_crf if c.crf is None else c.crf)
+        for name, c in settings.conditioning.items()
+    }
+    negative = settings.negative_prompt
+    return dataclasses.replace(
+        settings,
+        negative_prompt=preset.negative_prompt if negative is None else negative,
+        height=round(preset.height / scale) if settings.height is None else settings.height,
+        width=round(preset.width / scale) if settings.width is None else settings.width,
+        frames=preset.frames if settings.frames is None else settings.frames,
+        fps=preset.fps if settings.fps is None else settings.fps,
+        scheduler=scheduler,
+        guidance=resolve_guidance(settings.guidance, preset.guidance),
+        conditioning=conditioning,
+    )
+
+
+def _given(value: float | None) -> float:
+    assert value is not None
+    return value
+
+
+def _check_stages(settings: Settings) -> None:
+    """Stage names are unique and every reference goes to an earlier stage."""
+    pipeline = settings.pipeline
+    if not any(stage.do == "decode" for stage in pipeline.stages):
+        raise UserError(f"pipeline={pipeline.name} has no decode stage, so it would write nothing")
+    seen: list[str] = []
+    for stage in pipeline.stages:
+        if stage.do not in ("sample", "upscale", "decode"):
+            hint = nearest(stage.do, ("sample", "upscale", "decode"))
+            raise UserError(f"pipeline={pipeline.name}: stage '{stage.name}' does '{stage.do}'{hint}")
+        for key in ("start", "video_from", "audio_from"):
+            value = getattr(stage, key)
+            if value is not None and value not in seen:
+                known = ", ".join(seen) or "none"
+                raise UserError(
+                    f"pipeline={pipeline.name}: stage '{stage.name}' has {key}={value}, which is not"
+                    f" an earlier stage ({known})"
+                )
+        if not stage.name or stage.name in seen:
+            raise UserError(f"pipeline={pipeline.name}: stage name '{stage.name}' is empty or used twice")
+        seen.append(stage.name)
+
+
+def _check_ranges(settings: Settings) -> None:
+    fps = _given(settings.fps)
+    if not 0 < fps <= 1000:
+        raise UserError(f"fps={fps} is not in (0, 1000]; use for example {settings.model.preset.fps}")
+    if settings.noise not in ("host", "device"):
+        raise UserError(f"noise={settings.noise} is unknown; use host or device")
+    if settings.checks not in ("off", "warn", "strict", "keep_going"):
+        raise UserError(f"checks={settings.checks} is unknown; use off, warn, strict or keep_going")
+    for name, lora in settings.lora.items():
+        if not -4 <= lora.strength <= 4:
+            raise UserError(f"lora.{name}.strength={lora.strength} is not in [-4, 4]; 1.0 is usual")
+
+
+def _checked_size(settings: Settings, scale: VideoScale) -> tuple[int, int, int, list[str]]:
+    """Height, width and frames on the checkpoint's grid; off-grid values raise or are snapped."""
+    scales = [Fraction(s.scale).limit_denominator(64) for s in settings.pipeline.stages if s.do != "decode"]
+    unit = 1
+    for ratio in scales or [Fraction(1)]:
+        unit = lcm(unit, (Fraction(scale.space) / ratio).numerator)
+    notices: list[str] = []
+    height = _on_grid("height", _given(settings.height), unit, 0, settings.snap, notices)
+    width = _on_grid("width", _given(settings.width), unit, 0, settings.snap, notices)
+    frames = _on_grid("frames", _given(settings.frames), scale.time, 1, settings.snap, notices)
+    for notice in notices:
+        log.warning("%s", notice)
+    return height, width, frames, notices
+
+
+def _on_grid(
+    key: str, value: float, unit: int, offset: int, snap: bool, notices: list[str]
+) -> int:
+    """`value` if it is offset + k * unit (k >= 0, positive), else snapped or refused."""
+    value = int(value)
+    least = offset if offset > 0 else unit
+    if value >= least and (value - offset) % unit == 0:
+        return value
+    low = max(least, value - (value - offset) % unit) if value > least else least
+    high = low + unit
+    rule = f"{unit}k + {offset}" if offset else f"a multiple of {unit}"
+    if not snap:
+        raise UserError(f"{key}={value} is not {rule}; use {low} or {high}, or snap=true to round")
+    chosen = low if value - low <= high - value else high
+    notices.append(f"{key}={value} is not {rule}: snapped to {chosen}")
+    return chosen
+
+
+def _stage_plan(plan: Plan, stage: StageSettings) -> StagePlan:
+    ratio = Fraction(stage.scale).limit_denominator(64)
+    height, width = int(plan.height * ratio), int(plan.width * ratio)
+    grid = video_latent_shape(plan.frames, height, width, plan.scale)
+    if stage.do != "sample":
+        return StagePlan(stage, height, width, grid)
+    tokens = grid[0] * grid[1] * grid[2]
+    sigmas = stage_sigmas(plan.settings, stage, tokens)
+    guidance = GuidancePair.of(plan.settings.guidance, stage, plan.transformer.layers)
+    calls = stage_sampler(plan.settings).model_calls(sigmas)
+    return StagePlan(stage, height, width, grid, sigmas, guidance, calls)
+
+
+def _check_upscales(stages: tuple[StagePlan, ...], headers: dict[str, Header]) -> None:
+    """The upscaler's factor must lead from one sampling grid to the next."""
+    from ltx2.pipelines.components.upsampler import upsampled_grid, upsampler_kind
+
+    by_name = {stage.name: stage for stage in stages}
+    for stage in stages:
+        if stage.settings.do != "upscale":
+            continue
+        source = by_name[stage.settings.start or ""]
+        header = headers[stage.settings.upscaler]
+        made = upsampled_grid(header, source.grid)
+        if made != stage.grid:
+            raise UserError(
+                f"stage '{stage.name}' needs an upscaler from latent grid {source.grid} to"
+                f" {stage.grid}, but {header.path.name} is {upsampler_kind(header)} and gives {made};"
+                f" set model.files.{stage.settings.upscaler}.file to the right kind"
+            )
+
+
+def _check_condition(name: str, item: ConditioningSettings, plan: Plan) -> None:
+    key = f"conditioning.{name}"
+    if item.kind != "image":
+        raise UserError(f"{key}.kind={item.kind} is unknown; use image")
+    if not 0 <= item.strength <= 1:
+        raise UserError(f"{key}.strength={item.strength} is not in [0, 1]; 1 keeps the image")
+    if not 0 <= _given(item.crf) <= 51:
+        raise UserError(f"{key}.crf={item.crf} is not in [0, 51]; 0 switches it off")
+    if not -plan.frames <= item.frame < plan.frames:
+        raise UserError(f"{key}.frame={item.frame} is outside the clip of {plan.frames} frames")
+    if item.path == "":
+        raise UserError(f"{key}.path is empty; give the image file")
+    from ltx2.media.images import read_image
+
+    read_image(item.path)  # a missing or broken image is refused before any weight is read

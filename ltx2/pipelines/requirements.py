@@ -1,0 +1,68 @@
+"""Do the files fit the run and each other? Answered from headers, before a weight is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ltx2.errors import UserError
+from ltx2.pipelines.components.preflight import fit
+from ltx2.pipelines.components.text import check_text_files
+from ltx2.pipelines.loras import check_loras
+from ltx2.pipelines.settings import Settings
+from ltx2.weights.checkpoint import describe_kind, identify
+from ltx2.weights.header import Header
+
+WANTED_KINDS = {
+    "checkpoint": "model",
+    "spatial_upscaler": "upsampler",
+    "temporal_upscaler": "upsampler",
+    "distilled_lora": "lora",
+}
+PLACE_OF = {
+    "model": "model.files.checkpoint.file",
+    "lora": "lora.<name>.file",
+    "upsampler": "model.files.spatial_upscaler.file",
+    "gemma shard": "model.files.text_encoder.file (its folder)",
+}
+
+
+def check_files(settings: Settings, files: dict[str, Path], headers: dict[str, Header]) -> None:
+    """Raise UserError for a file in the wrong place, of the wrong kind or incomplete."""
+    for role, header in headers.items():
+        wanted = "lora" if role.startswith("lora.") else WANTED_KINDS.get(role)
+        found = identify(header).kind
+        if wanted is not None and found != wanted:
+            place = f"; it belongs under {PLACE_OF[found]}" if found in PLACE_OF else ""
+            raise UserError(
+                f"{role}: {header.path.name} is {describe_kind(header)}, not {_article(wanted)}{place}"
+            )
+    _check_training(settings, headers["checkpoint"])
+    folder = files["text_encoder"]
+    if not folder.is_dir():
+        raise UserError(f"text_encoder: {folder} is a file; give the folder of the Gemma model")
+    _check_components(headers["checkpoint"])
+    check_text_files(folder, headers["checkpoint"])
+    check_loras(settings, files, headers["checkpoint"])
+
+
+def _article(kind: str) -> str:
+    return {"upsampler": "an upsampler", "lora": "a LoRA"}.get(kind, f"a {kind} file")
+
+
+def _check_training(settings: Settings, checkpoint: Header) -> None:
+    """The file's own name or metadata against the kind the config claims."""
+    training = identify(checkpoint).training
+    kind = settings.model.kind
+    if training != "unknown" and kind in ("dev", "distilled") and training != kind:
+        raise UserError(
+            f"{checkpoint.path.name} is a {training} checkpoint, but model.kind={kind};"
+            f" set model.kind={training} or choose another file"
+        )
+
+
+def _check_components(checkpoint: Header) -> None:
+    """Every tensor that the run will read is there with the right shape."""
+    problems = fit(checkpoint).problems
+    if problems:
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise UserError(problems[0] + more)

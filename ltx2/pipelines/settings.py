@@ -1,0 +1,225 @@
+"""Typed settings of one generation; the config schema is made of these dataclasses.
+
+Plain data without array frameworks. `None` means: take the value of the model's preset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class StreamGuidance:
+    """Guidance of one stream (spec sampling.md section 11). cfg 1, stg 0, modality 1 are off."""
+
+    cfg: float | None = None
+    stg: float | None = None
+    stg_blocks: list[int] | None = None
+    rescale: float | None = None
+    modality: float | None = None
+    skip_step: int | None = None
+
+
+@dataclass
+class GuidanceSettings:
+    """Guidance of both streams; `max_batch` passes share one transformer call (0: all)."""
+
+    video: StreamGuidance = field(default_factory=StreamGuidance)
+    audio: StreamGuidance = field(default_factory=StreamGuidance)
+    max_batch: int = 0
+
+
+@dataclass
+class SchedulerSettings:
+    """Sigma schedule. kind: ltx2, linear_quadratic, beta or list.
+
+    `sigmas` gives the values of kind list, and replaces any other kind when set. `tokens` is the
+    token count of the ltx2 shift: a number, or auto for the stage's own count.
+    """
+
+    kind: str = "ltx2"
+    steps: int | None = None
+    sigmas: list[float] | None = None
+    tokens: Any = 4096
+    max_shift: float = 2.05
+    base_shift: float = 0.95
+    terminal: float = 0.1
+
+
+@dataclass
+class SamplerSettings:
+    """kind: euler, euler_ancestral, res_2s, gradient_estimation or cfg_pp.
+
+    The other keys are options of some samplers; None is the sampler's own default.
+    """
+
+    kind: str = "euler"
+    eta: float | None = None
+    s_noise: float | None = None
+    gamma: float | None = None
+
+
+@dataclass
+class StageSettings:
+    """One stage of a pipeline. do: sample, upscale or decode.
+
+    `scale` is the stage's size relative to the output. `schedule` is `main` (the scheduler group)
+    or a name under `schedules`; `guidance` is `main` or `none`. `start` names the stage whose
+    latents are renoised to the first sigma; `loras` lists `user` and `distilled`.
+    """
+
+    name: str = ""
+    do: str = "sample"
+    scale: float = 1.0
+    schedule: str = "main"
+    guidance: str = "main"
+    loras: list[str] = field(default_factory=list)
+    start: str | None = None
+    upscaler: str = "spatial_upscaler"
+    video_from: str | None = None
+    audio_from: str | None = None
+
+
+@dataclass
+class PipelineSettings:
+    """Stages in the order they run."""
+
+    name: str = ""
+    stages: list[StageSettings] = field(default_factory=list)
+
+
+@dataclass
+class ModelFile:
+    """One file of a model: its name or path, where to get it, its size in bytes and sha256."""
+
+    file: str = ""
+    source: str = ""
+    bytes: int | None = None
+    sha256: str | None = None
+
+
+@dataclass
+class Preset:
+    """What a model is meant to be run with; sizes are those of the first sampling stage."""
+
+    height: int = 512
+    width: int = 768
+    frames: int = 121
+    fps: float = 24.0
+    steps: int = 40
+    negative_prompt: str = ""
+    image_crf: int = 33
+    guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
+
+
+@dataclass
+class ModelSettings:
+    """kind: dev, distilled, or any (a model trained for both kinds of schedule).
+
+    Roles of `files`: checkpoint, text_encoder, spatial_upscaler, temporal_upscaler, distilled_lora.
+    """
+
+    name: str = ""
+    generation: str = ""
+    kind: str = "dev"
+    files: dict[str, ModelFile] = field(default_factory=dict)
+    preset: Preset = field(default_factory=Preset)
+
+
+@dataclass
+class LoraSettings:
+    """A LoRA file applied to the stages that list `user`; strength in [-4, 4], 0 is off."""
+
+    file: str = ""
+    source: str = ""
+    strength: float = 1.0
+    fused: bool = False
+    allow_partial: bool = False
+
+
+@dataclass
+class ConditioningSettings:
+    """One condition. kind: image (first frame or any latent frame) written over the latent.
+
+    `frame` counts output frames; strength 1 keeps the image, 0 ignores it. `crf` None takes the
+    model's; 0 switches the re-compression off.
+    """
+
+    kind: str = "image"
+    path: str = ""
+    frame: int = 0
+    strength: float = 1.0
+    crf: int | None = None
+
+
+@dataclass
+class DtypeSettings:
+    """dtype of each component: auto, bf16, fp16 or fp32; `default` where none is given."""
+
+    default: str = "auto"
+    transformer: str | None = None
+    text_encoder: str | None = None
+    connectors: str | None = None
+    video_vae: str | None = None
+    audio_vae: str | None = None
+    upsampler: str | None = None
+
+
+@dataclass
+class TilingSettings:
+    """mode: off, auto or size. Tile sizes and overlaps in frames and pixels; 0 leaves an axis whole."""
+
+    mode: str = "auto"
+    frames: int = 0
+    frames_overlap: int = 0
+    height: int = 0
+    height_overlap: int = 0
+    width: int = 0
+    width_overlap: int = 0
+
+
+@dataclass
+class OutputSettings:
+    """format: mp4, webm, gif or png (a folder of frames)."""
+
+    format: str = "mp4"
+    crf: int = 19
+    preset: str = "veryfast"
+    contact_sheet: bool = True
+
+
+@dataclass
+class PathSettings:
+    """Folders: outputs receives runs, models is searched for weights."""
+
+    outputs: str = "outputs"
+    models: str = "models"
+
+
+@dataclass
+class Settings:
+    """One generation."""
+
+    prompt: str = ""
+    negative_prompt: str | None = None
+    seed: int = 10
+    height: int | None = None
+    width: int | None = None
+    frames: int | None = None
+    fps: float | None = None
+    snap: bool = False
+    noise: str = "host"
+    checks: str = "warn"
+    schedules: dict[str, list[float]] = field(default_factory=dict)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
+    scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
+    sampler: SamplerSettings = field(default_factory=SamplerSettings)
+    guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
+    dtype: DtypeSettings = field(default_factory=DtypeSettings)
+    tiling: TilingSettings = field(default_factory=TilingSettings)
+    lora: dict[str, LoraSettings] = field(default_factory=dict)
+    conditioning: dict[str, ConditioningSettings] = field(default_factory=dict)
+    output: OutputSettings = field(default_factory=OutputSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
