@@ -258,11 +258,18 @@ class TensorFile:
     """Tensors of one safetensors file; MLX maps the file and reads on evaluation."""
 
     def __init__(self, path: str) -> None:
+        self._path = path
+        self._tensors: Any = self._map()
+
+    def _map(self) -> Any:
         # The format is named because the file may be called anything.
-        self._tensors: Any = mx.load(path, format="safetensors")
+        return mx.load(self._path, format="safetensors")
 
     def get(self, name: str) -> mx.array:
-        return self._tensors[name]
+        # An array that was read keeps its data: it is let go, and mapped again if asked twice.
+        if name not in self._tensors:
+            self._tensors = self._map()
+        return self._tensors.pop(name)
 
 
 @dataclass

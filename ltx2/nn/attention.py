@@ -23,7 +23,7 @@ def merge_heads(x: Array) -> Array:
     return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Attention:
     """Attention with RMS-normalised queries and keys, rotary embedding and optional head gates.
 
@@ -78,7 +78,7 @@ class Attention:
                 weight = ops.like(ops.asarray(keep.reshape(-1, 1, 1).astype(np.float32), x), x)
                 out = out * weight + v * (1 - weight)
         if self.to_gate_logits is not None:
-            out = self._gate(out, x)
+            out = self._gate(out, self.to_gate_logits(x))
         return self.to_out(out)
 
     def _attend(
@@ -95,9 +95,9 @@ class Attention:
         q, k, v = (split_heads(a, self.heads) for a in (q, k, v))
         return merge_heads(ops.attention(q, k, v, bias))
 
-    def _gate(self, out: Array, x: Array) -> Array:
-        # Zero logits leave attention unchanged.
-        gates = 2 * ops.sigmoid(self.to_gate_logits(x))  # (B, T, N)
+    def _gate(self, out: Array, logits: Array) -> Array:
+        # Zero logits (B, T, N) leave attention unchanged.
+        gates = 2 * ops.sigmoid(logits)
         heads = out.reshape(*out.shape[:2], self.heads, -1) * gates[..., None]
         return heads.reshape(out.shape)
 

@@ -67,9 +67,11 @@ def submodules(case: Case) -> dict[str, np.ndarray]:
     transformer = load_transformer(header, case.backend, case.dtype)
     timesteps, x = case.inputs["timesteps_scaled"], case.array("x")
     layers = transformer.transformer_blocks[0].layers("video")
-    rows, embedded = transformer.side("video").adaln_single(timesteps)
-    cross, _ = transformer.side("audio").cross(timesteps)
-    gate, _ = transformer.side("video").gate(timesteps)
+    video, audio = transformer.side("video"), transformer.side("audio")
+    assert video.gate and audio.cross
+    rows, embedded = video.adaln_single(timesteps)
+    cross, _ = audio.cross(timesteps)
+    gate, _ = video.gate(timesteps)
     outputs = {
         "modulation": rows.reshape(len(timesteps), -1),
         "embedded_timestep": embedded[:, 0],
