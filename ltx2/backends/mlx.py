@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -326,6 +327,10 @@ class MlxBackend:
     def normal(self, shape: tuple[int, ...], seed: int) -> mx.array:
         """Normal draws of MLX's own generator (not portable between backends)."""
         return mx.random.normal(shape, key=mx.random.key(seed))
+
+    def inference(self) -> AbstractContextManager[None]:
+        """A context for inference; MLX keeps no activations anyway."""
+        return nullcontext()
 
     def synchronize(self) -> None:
         mx.synchronize()

@@ -6,6 +6,7 @@ Convolutions see channels-first views of channels-last memory, so no activation 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -285,6 +286,10 @@ class TorchBackend:
         """Normal draws of the device's own generator (not portable between devices)."""
         generator = torch.Generator(self.device).manual_seed(seed)
         return torch.randn(shape, generator=generator, device=self.device)
+
+    def inference(self) -> AbstractContextManager[None]:
+        """A context without autograd: activations are not kept."""
+        return torch.inference_mode()
 
     def synchronize(self) -> None:
         if self.kind == "cuda":

@@ -8,47 +8,28 @@ from typing import Any
 import numpy as np
 
 from ltx2.diffusion.noise import Replay
-from ltx2.diffusion.sigmas import DISTILLED, STAGE_2
 from ltx2.errors import UserError
 from ltx2.parity.registry import Case, Outputs, component
+from ltx2.pipelines.catalogue import load_pipeline, load_schedules
 from ltx2.pipelines.plan import make_plan
 from ltx2.pipelines.runner import Runner
 from ltx2.pipelines.settings import (
     ConditioningSettings,
     GuidanceSettings,
+    InputSettings,
     LoraSettings,
     ModelFile,
     ModelSettings,
     PathSettings,
-    PipelineSettings,
     SamplerSettings,
     SchedulerSettings,
     Settings,
-    StageSettings,
     StreamGuidance,
     TilingSettings,
 )
 from ltx2.weights.checkpoint import identify, upsampling
 from ltx2.weights.dtype_policy import COMPONENTS, dtype_policy
 from ltx2.weights.header import read_header
-
-ONE_STAGE = (
-    StageSettings(name="base", loras=["user"]),
-    StageSettings(name="decode", do="decode", video_from="base", audio_from="base"),
-)
-
-
-def refined(audio_from: str, loras: list[str]) -> tuple[StageSettings, ...]:
-    """Half size, upscale, refine at full size, decode."""
-    return (
-        StageSettings(name="base", scale=0.5, loras=["user"]),
-        StageSettings(name="upscale", do="upscale", start="base"),
-        StageSettings(
-            name="refine", schedule="stage2", guidance="none", start="upscale", loras=loras
-        ),
-        StageSettings(name="decode", do="decode", video_from="refine", audio_from=audio_from),
-    )
-
 
 class Memory:
     """A sink that keeps frames and sound for comparison."""
@@ -100,16 +81,17 @@ def _guidance(case: Case) -> GuidanceSettings:
     return GuidanceSettings(video=stream("video"), audio=stream("audio"))
 
 
-def _scheduler(case: Case) -> SchedulerSettings:
-    if "num_inference_steps" in case.settings:
-        return SchedulerSettings(steps=case.settings["num_inference_steps"])
-    sigmas = case.settings.get("stage_1_sigmas", "distilled")
-    values = DISTILLED if sigmas == "distilled" else sigmas
+def _scheduler(case: Case, name: str) -> SchedulerSettings:
+    given = case.settings
+    if "num_inference_steps" in given:
+        tokens = "auto" if name == "two_stage_hq" else 4096
+        return SchedulerSettings(steps=given["num_inference_steps"], tokens=tokens)
+    sigmas = given.get("stage_1_sigmas", "distilled")
+    values = load_schedules()["distilled"] if sigmas == "distilled" else sigmas
     return SchedulerSettings(kind="list", sigmas=[float(s) for s in values])
 
 
-def case_settings(case: Case, name: str, stages: tuple[StageSettings, ...]) -> Settings:
-    """The settings of a run that does what the recorded one did."""
+def _conditions(case: Case) -> dict[str, ConditioningSettings]:
     given = case.settings
     images = {
         f"image{index}": ConditioningSettings(
@@ -120,74 +102,120 @@ def case_settings(case: Case, name: str, stages: tuple[StageSettings, ...]) -> S
         )
         for index, image in enumerate(given.get("images", []))
     }
+    references = {
+        f"reference{index}": ConditioningSettings(
+            kind="reference",
+            path=str(case.root / clip["file"]),
+            strength=clip["strength"],
+            attention=given.get("conditioning_attention_strength", 1.0),
+        )
+        for index, clip in enumerate(given.get("video_conditioning", []))
+    }
+    return images | references
+
+
+def _input(case: Case) -> InputSettings:
+    """Input media; the reference starts frozen streams from noise in a retake."""
+    given = case.settings
+    audio = given.get("audio", {})
+    streams = [s for s in ("video", "audio") if given.get(f"regenerate_{s}", True)]
+    return InputSettings(
+        video=str(case.root / given["video"]) if "video" in given else "",
+        audio=str(case.root / audio["file"]) if audio else "",
+        audio_start=audio.get("start", 0.0),
+        start=given.get("start_time"),
+        end=given.get("end_time"),
+        regenerate=streams,
+        frozen_noise="video" in given,
+    )
+
+
+def _model(case: Case) -> ModelSettings:
+    kind = "dev" if "distilled_lora" in case.settings else "any"
+    return ModelSettings(name=case.id, kind=kind, files=_files(case))
+
+
+def case_settings(case: Case, name: str) -> Settings:
+    """The settings of a run that does what the recorded one did."""
+    given = case.settings
     loras = {
         Path(lora["file"]).stem: LoraSettings(
             file=str(case.root / lora["file"]), strength=lora["strength"]
         )
         for lora in given.get("loras", [])
     }
-    stage2 = given.get("stage_2_sigmas", STAGE_2)
-    sampler = given.get("sampler", "euler")
-    if sampler not in ("euler", "euler_ancestral"):
-        raise UserError(f"{case.id}: sampler '{sampler}' is not known to the parity command")
+    sampler = given.get("sampler", "res_2s" if name == "two_stage_hq" else "euler")
+    schedules = load_schedules()
+    if "stage_2_sigmas" in given:
+        schedules["stage2"] = [float(s) for s in given["stage_2_sigmas"]]
     return Settings(
         prompt=given["prompt"],
         negative_prompt=given.get("negative_prompt", ""),
         seed=given["seed"],
-        height=given["height"],
-        width=given["width"],
-        frames=given["num_frames"],
-        fps=given["frame_rate"],
+        height=given.get("height"),
+        width=given.get("width"),
+        frames=given.get("num_frames"),
+        fps=given.get("frame_rate"),
         # Random weights make pictures that no check should judge.
         checks="off",
-        schedules={"distilled": list(DISTILLED), "stage2": [float(s) for s in stage2]},
-        model=ModelSettings(
-            name=case.id,
-            kind="dev" if "distilled_lora" in given else "any",
-            files=_files(case),
-        ),
-        pipeline=PipelineSettings(name, list(stages)),
-        scheduler=_scheduler(case),
+        schedules=schedules,
+        model=_model(case),
+        pipeline=load_pipeline(name),
+        scheduler=_scheduler(case, name),
         sampler=SamplerSettings(kind=sampler),
         guidance=_guidance(case),
         tiling=TilingSettings(mode="off"),
         lora=loras,
-        conditioning=images,
+        conditioning=_conditions(case),
+        input=_input(case),
         paths=PathSettings(models=str(case.root)),
     )
 
 
-def run_pipeline(case: Case, name: str, stages: tuple[StageSettings, ...]) -> Outputs:
+def run_pipeline(case: Case, name: str) -> Outputs:
     """Run the case and collect every observed value, thinned as the recording is."""
-    plan = make_plan(case_settings(case, name, stages))
+    plan = make_plan(case_settings(case, name))
     dtypes = dtype_policy(case.backend, case.dtype)
-    assert set(dtypes) == set(COMPONENTS)
     seen: Outputs = {}
     draws = [case.inputs[key] for key in sorted(case.inputs) if key.startswith("noise.")]
     sink = Memory()
     runner = Runner(plan, case.backend, dtypes, noise=Replay(draws), observe=seen.__setitem__)
     runner.run(sink)
     for key, value in list(seen.items()):
-        if key.endswith("video.latent") or key == "upsampled":
-            seen[key] = np.moveaxis(value, -1, 1)  # (B, F, H, W, C) -> (B, C, F, H, W)
-        elif key.endswith("audio.latent"):
-            seen[key] = np.moveaxis(value, -1, 1)  # (B, T, M, C) -> (B, C, T, M)
+        if key.endswith(".latent") or key == "upsampled":
+            # (B, F, H, W, C) -> (B, C, F, H, W) and (B, T, M, C) -> (B, C, T, M)
+            seen[key] = np.moveaxis(value, -1, 1)
     step = case.settings.get("stored_frame_stride", 1)
-    seen["frames"] = np.concatenate(sink.chunks)[:, ::step, ::step]
+    if sink.chunks:
+        seen["frames"] = np.concatenate(sink.chunks)[:, ::step, ::step]
     seen["waveform"] = sink.waveform[:, :: case.settings.get("stored_waveform_stride", 1)]
     return seen
 
 
-@component("pipeline.one_stage")
-def one_stage(case: Case) -> Outputs:
-    return run_pipeline(case, "one_stage", ONE_STAGE)
+def _register(recorded: str, name: str) -> None:
+    @component(f"pipeline.{recorded}")
+    def run(case: Case) -> Outputs:
+        return run_pipeline(case, name)
 
 
-@component("pipeline.two_stage")
-def two_stage(case: Case) -> Outputs:
-    return run_pipeline(case, "two_stage", refined("base", ["user", "distilled"]))
+for _name in (
+    "one_stage",
+    "two_stage",
+    "two_stage_hq",
+    "distilled",
+    "keyframe_interpolation",
+    "text_to_audio",
+    "retake",
+):
+    _register(_name, _name)
+_register("a2vid", "audio_to_video")
 
 
-@component("pipeline.distilled")
-def distilled(case: Case) -> Outputs:
-    return run_pipeline(case, "distilled", refined("refine", ["user"]))
+@component("pipeline.ic_lora")
+def ic_lora(case: Case) -> Outputs:
+    """The draft pipeline decodes what the full one's first stage makes, at half the size."""
+    if not case.settings.get("skip_stage_2", False):
+        return run_pipeline(case, "ic_lora")
+    halved = {key: case.settings[key] // 2 for key in ("height", "width")}
+    case.record["settings"] |= halved
+    return run_pipeline(case, "ic_lora_draft")

@@ -1,18 +1,30 @@
-"""Condition images of a stage: read, prepared as in training, encoded at the stage's size."""
+"""Condition images and clips of a stage: read, prepared as in training, encoded at its size."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ltx2 import ops
-from ltx2.diffusion.appended import KeyframeIndex
-from ltx2.diffusion.conditioning import LatentIndex
+from ltx2.diffusion.appended import AttentionStrength, KeyframeIndex, Reference
+from ltx2.diffusion.conditioning import LatentIndex, MaskedLatent
+from ltx2.diffusion.frames import subsampled, token_strengths
+from ltx2.errors import UserError
 from ltx2.media.images import read_image, recompress
 from ltx2.media.pixels import cover_resize, to_unit_range
+from ltx2.media.video import read_video
+from ltx2.models.video_vae import VideoEncoder
+from ltx2.ops import Array
 from ltx2.pipelines.components.video import load_video_encoder
+from ltx2.pipelines.latents import Latents
+from ltx2.pipelines.loras import reference_scales
 from ltx2.pipelines.plan import Plan, StagePlan
+from ltx2.pipelines.settings import ConditioningSettings
+from ltx2.pipelines.sources import encode_clip, prepared_clip
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def prepared_image(path: str, crf: int, height: int, width: int) -> np.ndarray:
@@ -24,24 +36,112 @@ def prepared_image(path: str, crf: int, height: int, width: int) -> np.ndarray:
     return to_unit_range(cover_resize(image[None], height, width))[None]
 
 
-def condition_items(plan: Plan, stage: StagePlan, backend: Any, dtype: str) -> list[Any]:
-    """Conditioning items of `stage`, in the order of the config.
+def stage_conditions(plan: Plan, stage: StagePlan) -> list[ConditioningSettings]:
+    """The conditions that `stage` takes; a strength of 0 keeps nothing and is left out."""
+    kinds = stage.settings.conditions
+    given = [c for c in plan.settings.conditioning.values() if c.strength != 0]
+    # References go last: their tokens stand behind those of the images.
+    return [c for kind in ("image", "video", "reference") for c in given if c.kind == kind in kinds]
 
-    The first frame is written over the latent; an image at any other frame is appended as
-    keyframe tokens. A strength of 0 keeps nothing and is left out.
-    """
-    wanted = [c for c in plan.settings.conditioning.values() if c.strength != 0]
-    if not wanted:
-        return []
-    encoder = load_video_encoder(plan.headers["checkpoint"], backend, dtype)
+
+def condition_items(
+    plan: Plan, stage: StagePlan, start: Latents, backend: Any, dtype: str
+) -> list[Any]:
+    """Conditioning items of `stage` in the order they are applied."""
+    wanted = stage_conditions(plan, stage)
     items: list[Any] = []
+    if "mask" in stage.settings.conditions and plan.settings.input.mask:
+        items.append(_kept(plan, stage, start))
+    if not wanted:
+        return items
+    encoder = load_video_encoder(plan.headers["checkpoint"], backend, dtype)
     for condition in wanted:
-        pixels = prepared_image(condition.path, condition.crf or 0, stage.height, stage.width)
-        # The state of a stream is float32 whatever the encoder computes in.
-        latent = ops.f32(encoder(backend.array(pixels, dtype)))
-        frame = condition.frame % plan.frames
-        if frame == 0:
-            items.append(LatentIndex(latent, 0, condition.strength))
-        else:
-            items.append(KeyframeIndex(latent, frame, plan.fps, plan.scale, condition.strength))
+        build = {"image": _image, "video": _clip, "reference": _reference}[condition.kind]
+        items.append(build(condition, plan, stage, Encoding(encoder, plan, backend, dtype)))
     return items
+
+
+class Encoding:
+    """The video encoder with everything it needs to turn pixels into float32 latents."""
+
+    def __init__(self, encoder: VideoEncoder, plan: Plan, backend: Any, dtype: str) -> None:
+        self._encoder, self._plan, self._backend, self._dtype = encoder, plan, backend, dtype
+
+    def __call__(self, pixels: np.ndarray) -> Array:
+        """Pixels (1, F, H, W, 3) in [-1, 1] -> latent (1, F', H', W', C)."""
+        return encode_clip(self._encoder, pixels, self._plan, self._backend, self._dtype)
+
+
+def _image(
+    condition: ConditioningSettings, plan: Plan, stage: StagePlan, encode: Encoding
+) -> LatentIndex | KeyframeIndex:
+    """The first frame is written over the latent, others are appended as keyframe tokens."""
+    crf = 0 if condition.crf is None else condition.crf
+    latent = encode(prepared_image(condition.path, crf, stage.height, stage.width))
+    frame = condition.frame % plan.frames
+    if frame == 0 and not stage.settings.keyframes:
+        return LatentIndex(latent, 0, condition.strength)
+    return KeyframeIndex(latent, frame, plan.fps, plan.scale, condition.strength)
+
+
+def _clip(
+    condition: ConditioningSettings, plan: Plan, stage: StagePlan, encode: Encoding
+) -> LatentIndex | KeyframeIndex:
+    """A clip at the start is written over the latent, elsewhere appended as keyframe tokens."""
+    frame = condition.frame % plan.frames
+    frames, _ = read_video(condition.path, plan.frames - frame)
+    usable = (len(frames) - 1) // plan.scale.time * plan.scale.time + 1
+    latent = encode(prepared_clip(frames[:usable], stage.height, stage.width))
+    if frame == 0:
+        return LatentIndex(latent, 0, condition.strength)
+    return KeyframeIndex(latent, frame, plan.fps, plan.scale, condition.strength, usable)
+
+
+def _reference(
+    condition: ConditioningSettings, plan: Plan, stage: StagePlan, encode: Encoding
+) -> Any:
+    """A reference video, smaller and sparser as the IC-LoRA's metadata says (spec 2.5)."""
+    downscale, temporal = reference_scales(plan.settings, plan.files)
+    height, width = stage.height // downscale, stage.width // downscale
+    frames, _ = read_video(condition.path, plan.frames)
+    if len(frames) > 1 and temporal > 1:
+        frames = subsampled(frames, temporal, 0)
+    usable = (len(frames) - 1) // plan.scale.time * plan.scale.time + 1
+    latent = encode(prepared_clip(frames[:usable], height, width))
+    item = Reference(latent, plan.fps, plan.scale, condition.strength, downscale, temporal)
+    if condition.mask:
+        strengths = _mask_strengths(condition, latent, usable)
+        return AttentionStrength(item, strengths * condition.attention)
+    return item if condition.attention == 1 else AttentionStrength(item, condition.attention)
+
+
+def _mask_strengths(condition: ConditioningSettings, latent: Array, frames: int) -> np.ndarray:
+    """(1, M) in [0, 1]: the mask video averaged over the pixels of each reference token."""
+    shown = mask_video(condition.mask, frames)
+    grid = latent.shape[1], latent.shape[2], latent.shape[3]
+    return token_strengths(shown[None], grid)
+
+
+def mask_video(path: str, frames: int) -> np.ndarray:
+    """(F, H, W) float32 in [0, 1] of a picture (repeated) or a video of at least `frames`."""
+    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+        shown = np.repeat(read_image(path)[None], frames, axis=0)
+    else:
+        shown, _ = read_video(path, frames)
+    if len(shown) < frames:
+        raise UserError(f"mask {path} has {len(shown)} frames, the clip {frames}; give a longer one")
+    return shown.mean(axis=-1, dtype=np.float32) / np.float32(255)
+
+
+def _kept(plan: Plan, stage: StagePlan, start: Latents) -> MaskedLatent:
+    """The source kept where the input mask is black; a latent is generated if any pixel is white."""
+    assert start.video is not None
+    mask = mask_video(plan.settings.input.mask, plan.frames)
+    resized = cover_resize((mask[..., None] * 255).repeat(3, -1), stage.height, stage.width)
+    generate = (resized[..., 0] > 127).astype(np.float32)
+    _, rows, columns = stage.grid
+    space, time = plan.scale.space, plan.scale.time
+    blocks = generate.reshape(plan.frames, rows, space, columns, space).max(axis=(2, 4))
+    later = blocks[1:].reshape(-1, time, rows, columns).max(axis=1)
+    latent_mask = np.concatenate([blocks[:1], later])
+    return MaskedLatent(ops.f32(start.video), 1 - latent_mask[None])

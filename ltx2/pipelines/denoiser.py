@@ -21,10 +21,10 @@ STREAMS = ("video", "audio")
 
 @dataclass(frozen=True)
 class Contexts:
-    """Projected text contexts (1, S, D) of one prompt for both streams."""
+    """Projected text contexts (1, S, D) of one prompt; None for a stream that is not built."""
 
-    video: Array
-    audio: Array
+    video: Array | None
+    audio: Array | None
 
 
 @dataclass
@@ -113,7 +113,10 @@ class Denoiser:
 
     def _stream(self, key: str, state: LatentState, plan: Passes, sigma: float) -> Stream:
         count, batch = len(plan.names), state.latent.shape[0]
-        contexts = [self._context(key, name, batch) for name in plan.names]
+        # A held stream without guidance of its own has no negative prompt: it stays as it is.
+        unguided = state.frozen and getattr(self.guidance, key).at(sigma).cfg == 1
+        names = ["cond" if unguided else name for name in plan.names]
+        contexts = [self._context(key, name, batch) for name in names]
         masks = state.attention_mask, state.keyframes_mask
         return Stream(
             # The state is float32; the model computes in the dtype of its weights.
@@ -130,7 +133,8 @@ class Denoiser:
     def _context(self, key: str, name: str, batch: int) -> Array:
         contexts = self.negative if name == "uncond" else self.positive
         assert contexts is not None, "an unconditional pass needs the negative prompt"
-        context: Array = getattr(contexts, key)
+        context = getattr(contexts, key)
+        assert context is not None, f"no context for the {key} stream"
         return ops.broadcast_to(context, (batch, *context.shape[1:]))
 
 

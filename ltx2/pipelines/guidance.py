@@ -31,6 +31,9 @@ class GuidancePair:
             raise UserError(f"guidance.max_batch={settings.max_batch} is negative; 0 runs all passes at once")
         video = _checked("video", settings.video, layers)
         audio = _checked("audio", settings.audio, layers)
+        if len(stage.streams) == 1:
+            # A stream alone has no other stream to be guided away from.
+            video, audio = video.alone(), audio.alone()
         return cls(video, audio, settings.max_batch)
 
     def passes_at(self, step: int) -> int:

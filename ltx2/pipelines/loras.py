@@ -13,11 +13,15 @@ from ltx2.pipelines.components.transformer import transformer_config
 from ltx2.pipelines.files import active_loras
 from ltx2.pipelines.settings import Settings, StageSettings
 from ltx2.weights.header import Header
-from ltx2.weights.lora import apply_loras, check_generation, match_lora, read_lora
+from ltx2.weights.lora import (
+    apply_loras,
+    check_generation,
+    match_lora,
+    read_lora,
+    reference_factors,
+)
 
 log = logging.getLogger(__name__)
-
-DISTILLED_STRENGTH = 1.0
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,14 @@ def stage_loras(
             loras.append(StageLora(path, lora.strength, lora.fused, lora.allow_partial))
     # A distilled model, or one trained for both schedules, needs no distilled LoRA.
     if "distilled" in stage.loras and settings.model.kind == "dev":
-        loras.append(StageLora(files["distilled_lora"], DISTILLED_STRENGTH))
+        loras.append(StageLora(files["distilled_lora"], stage.distilled_strength))
     return tuple(loras)
+
+
+def reference_scales(settings: Settings, files: dict[str, Path]) -> tuple[int, int]:
+    """(spatial, temporal) factor of reference videos that the user's LoRAs were trained with."""
+    names = active_loras(settings.lora)
+    return reference_factors([read_lora(files[f"lora.{name}"]) for name in names])
 
 
 def check_loras(settings: Settings, files: dict[str, Path], checkpoint: Header) -> None:

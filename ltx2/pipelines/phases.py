@@ -46,6 +46,11 @@ class Phases:
     backend: Any
     records: list[PhaseRecord] = field(default_factory=list)
 
+    def memory_bytes(self) -> int:
+        """Peak memory of the running phase so far: the device's, or the process's on a CPU."""
+        device = self.backend.peak_bytes()
+        return peak_rss() if device is None else device
+
     @contextmanager
     def phase(self, name: str, units: int, progress: Progress) -> Iterator[None]:
         """Everything inside counts as `name`; pending device work is waited for at the end."""

@@ -14,6 +14,7 @@ from math import lcm
 from pathlib import Path
 
 from ltx2.errors import UserError, nearest
+from ltx2.media.video import read_metadata
 from ltx2.models.latents import (
     AudioTiming,
     Grid,
@@ -32,10 +33,12 @@ from ltx2.pipelines.guidance import GuidancePair, resolve_guidance
 from ltx2.pipelines.requirements import check_files
 from ltx2.pipelines.sampling import stage_sampler
 from ltx2.pipelines.schedules import stage_sigmas
-from ltx2.pipelines.settings import ConditioningSettings, Settings, StageSettings
+from ltx2.pipelines.settings import Settings, StageSettings
 from ltx2.weights.header import Header, read_header
 
 log = logging.getLogger(__name__)
+
+ACTIONS = ("encode", "sample", "upscale", "decode")
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,22 @@ class Plan:
         return AudioTiming(self.audio.sample_rate, self.audio.hop, self.audio.scale)
 
     @property
+    def streams(self) -> list[str]:
+        """Streams that any stage samples: what the transformer is built with."""
+        sampled = {name for s in self.stages if s.sigmas is not None for name in s.settings.streams}
+        return [name for name in ("video", "audio") if name in sampled]
+
+    @property
+    def has_video(self) -> bool:
+        """Whether the run writes pictures; a run without writes sound alone."""
+        return any(s.settings.do == "decode" and s.settings.video_from for s in self.stages)
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether the run writes sound."""
+        return any(s.settings.do == "decode" and s.settings.audio_from for s in self.stages)
+
+    @property
     def needs_negative(self) -> bool:
         """Whether any stage runs an unconditional pass."""
         return any(s.guidance is not None and s.guidance.needs_negative for s in self.stages)
@@ -108,8 +127,8 @@ class Plan:
 
 def make_plan(settings: Settings) -> Plan:
     """Check `settings` and derive the plan. Raises UserError with one clear line."""
-    settings = fill_preset(settings)
     _check_stages(settings)
+    settings = fill_preset(with_input_size(settings))
     _check_ranges(settings)
     files = find_files(settings)
     headers = {role: read_header(p) for role, p in files.items() if p.is_file()}
@@ -134,13 +153,33 @@ def make_plan(settings: Settings) -> Plan:
         stages=(),
         notices=tuple(notices),
     )
+    from ltx2.pipelines.inputs import check_inputs
+
     stages = tuple(_stage_plan(plan, stage) for stage in settings.pipeline.stages)
     _check_upscales(stages, headers)
-    for index, item in settings.conditioning.items():
-        _check_condition(index, item, plan)
+    check_inputs(plan, stages)
     grid = video_latent_shape(frames, height, width, scale)
     tiling = decode_tiling(settings.tiling, height, width, grid, scale)
     return dataclasses.replace(plan, stages=stages, tiling=tiling)
+
+
+def with_input_size(settings: Settings) -> Settings:
+    """Height, width, frames and fps that are not given come from the input clip, if any."""
+    uses_clip = any(
+        (stage.do == "encode" and "video" in stage.streams) or stage.video_from == "input"
+        for stage in settings.pipeline.stages
+    )
+    if not uses_clip:
+        return settings
+    path = settings.input.video
+    if not path:
+        raise UserError(f"pipeline={settings.pipeline.name} starts from a clip; set input.video=FILE")
+    clip = read_metadata(path)
+    own = {"height": clip.height, "width": clip.width, "frames": clip.frames, "fps": clip.fps}
+    missing = {key: value for key, value in own.items() if getattr(settings, key) is None}
+    if "fps" in missing:
+        missing["fps"] = float(clip.fps)
+    return dataclasses.replace(settings, **missing)
 
 
 def fill_preset(settings: Settings) -> Settings:
@@ -181,12 +220,12 @@ def _check_stages(settings: Settings) -> None:
         raise UserError(f"pipeline={pipeline.name} has no decode stage, so it would write nothing")
     seen: list[str] = []
     for stage in pipeline.stages:
-        if stage.do not in ("sample", "upscale", "decode"):
-            hint = nearest(stage.do, ("sample", "upscale", "decode"))
+        if stage.do not in ACTIONS:
+            hint = nearest(stage.do, ACTIONS)
             raise UserError(f"pipeline={pipeline.name}: stage '{stage.name}' does '{stage.do}'{hint}")
         for key in ("start", "video_from", "audio_from"):
             value = getattr(stage, key)
-            if value is not None and value not in seen:
+            if value is not None and value not in seen and (key == "start" or value != "input"):
                 known = ", ".join(seen) or "none"
                 raise UserError(
                     f"pipeline={pipeline.name}: stage '{stage.name}' has {key}={value}, which is not"
@@ -252,7 +291,7 @@ def _stage_plan(plan: Plan, stage: StageSettings) -> StagePlan:
     tokens = grid[0] * grid[1] * grid[2]
     sigmas = stage_sigmas(plan.settings, stage, tokens)
     guidance = GuidancePair.of(plan.settings.guidance, stage, plan.transformer.layers)
-    calls = stage_sampler(plan.settings).model_calls(sigmas)
+    calls = stage_sampler(plan.settings, stage).model_calls(sigmas)
     return StagePlan(stage, height, width, grid, sigmas, guidance, calls)
 
 
@@ -273,20 +312,3 @@ def _check_upscales(stages: tuple[StagePlan, ...], headers: dict[str, Header]) -
                 f" {stage.grid}, but {header.path.name} is {upsampler_kind(header)} and gives {made};"
                 f" set model.files.{stage.settings.upscaler}.file to the right kind"
             )
-
-
-def _check_condition(name: str, item: ConditioningSettings, plan: Plan) -> None:
-    key = f"conditioning.{name}"
-    if item.kind != "image":
-        raise UserError(f"{key}.kind={item.kind} is unknown; use image")
-    if not 0 <= item.strength <= 1:
-        raise UserError(f"{key}.strength={item.strength} is not in [0, 1]; 1 keeps the image")
-    if not 0 <= _given(item.crf) <= 51:
-        raise UserError(f"{key}.crf={item.crf} is not in [0, 51]; 0 switches it off")
-    if not -plan.frames <= item.frame < plan.frames:
-        raise UserError(f"{key}.frame={item.frame} is outside the clip of {plan.frames} frames")
-    if item.path == "":
-        raise UserError(f"{key}.path is empty; give the image file")
-    from ltx2.media.images import read_image
-
-    read_image(item.path)  # a missing or broken image is refused before any weight is read

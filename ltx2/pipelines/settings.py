@@ -62,11 +62,15 @@ class SamplerSettings:
 
 @dataclass
 class StageSettings:
-    """One stage of a pipeline. do: sample, upscale or decode.
+    """One stage of a pipeline. do: encode, sample, upscale or decode.
 
     `scale` is the stage's size relative to the output. `schedule` is `main` (the scheduler group)
-    or a name under `schedules`; `guidance` is `main` or `none`. `start` names the stage whose
-    latents are renoised to the first sigma; `loras` lists `user` and `distilled`.
+    or a name under `schedules`; `guidance` is `main` or `none`; `sampler` is `main` or a kind.
+    `streams` are the streams sampled, decoded or encoded. `start` names the stage whose latents
+    are renoised to the first sigma, `freeze` the streams among them that are held as they are.
+    `conditions` are the kinds of condition the stage takes, `keyframes` appends every image
+    instead of writing the first over the latent. `region` limits a stage to the input's window.
+    `loras` lists `user` and `distilled`; `video_from`, `audio_from` are stages, or `input`.
     """
 
     name: str = ""
@@ -74,8 +78,15 @@ class StageSettings:
     scale: float = 1.0
     schedule: str = "main"
     guidance: str = "main"
+    sampler: str = "main"
+    streams: list[str] = field(default_factory=lambda: ["video", "audio"])
     loras: list[str] = field(default_factory=list)
+    distilled_strength: float = 1.0
     start: str | None = None
+    freeze: list[str] = field(default_factory=list)
+    conditions: list[str] = field(default_factory=lambda: ["image"])
+    keyframes: bool = False
+    region: bool = False
     upscaler: str = "spatial_upscaler"
     video_from: str | None = None
     audio_from: str | None = None
@@ -140,10 +151,11 @@ class LoraSettings:
 
 @dataclass
 class ConditioningSettings:
-    """One condition. kind: image (first frame or any latent frame) written over the latent.
+    """One condition. kind: image, reference (video of an IC-LoRA) or video (latents of a clip).
 
-    `frame` counts output frames; strength 1 keeps the image, 0 ignores it. `crf` None takes the
-    model's; 0 switches the re-compression off.
+    `frame` counts output frames, negative from the end; strength 1 keeps the condition, 0 ignores
+    it. `crf` None takes the model's re-compression; 0 switches it off. `attention` in [0, 1] is
+    how strongly a reference and the clip see each other, `mask` a video that scales it per pixel.
     """
 
     kind: str = "image"
@@ -151,6 +163,27 @@ class ConditioningSettings:
     frame: int = 0
     strength: float = 1.0
     crf: int | None = None
+    attention: float = 1.0
+    mask: str = ""
+
+
+@dataclass
+class InputSettings:
+    """Media a pipeline starts from. Seconds count from the file's start.
+
+    `audio_start` skips the beginning of the sound. Between `start` and `end` a retake generates
+    anew the streams of `regenerate`; `mask` is a picture or video, white where an inpainting
+    generates. `frozen_noise` starts kept streams from noise labelled clean, as the reference does.
+    """
+
+    video: str = ""
+    audio: str = ""
+    audio_start: float = 0.0
+    start: float | None = None
+    end: float | None = None
+    regenerate: list[str] = field(default_factory=lambda: ["video", "audio"])
+    mask: str = ""
+    frozen_noise: bool = False
 
 
 @dataclass
@@ -221,5 +254,6 @@ class Settings:
     tiling: TilingSettings = field(default_factory=TilingSettings)
     lora: dict[str, LoraSettings] = field(default_factory=dict)
     conditioning: dict[str, ConditioningSettings] = field(default_factory=dict)
+    input: InputSettings = field(default_factory=InputSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
     paths: PathSettings = field(default_factory=PathSettings)

@@ -1,0 +1,94 @@
+"""The last stage: latents to frames and sound, handed on while they are produced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ltx2.models.tiling import decode_frames
+from ltx2.ops import Array
+from ltx2.pipelines.checks import FrameStatistics, check_audio, check_video
+from ltx2.pipelines.components.audio import decode_audio, load_audio_decoder, load_vocoder
+from ltx2.pipelines.components.video import load_video_decoder
+from ltx2.pipelines.plan import StagePlan
+from ltx2.pipelines.sources import input_frames, input_waveform
+
+if TYPE_CHECKING:
+    from ltx2.pipelines.runner import Runner
+
+INPUT = "input"
+
+
+class Sink(Protocol):
+    """Receives the clip while it is produced: the sound first, then the frames."""
+
+    def audio(self, waveform: np.ndarray, rate: int) -> None: ...
+    def frames(self, chunk: np.ndarray) -> None: ...
+
+
+def decode_stage(run: Runner, stage: StagePlan, sink: Sink) -> None:
+    """Sound first: a container fixes its streams before the first frame.
+
+    `video_from` and `audio_from` name a stage or `input`, whose media are passed on untouched;
+    a stage that names none has no such stream.
+    """
+    sources = {"video": stage.settings.video_from, "audio": stage.settings.audio_from}
+    latents = {
+        stream: getattr(run.latents[source], stream)
+        for stream, source in sources.items()
+        if source not in (None, INPUT)
+    }
+    run.latents.clear()
+    if sources["audio"] is not None:
+        _sound(run, latents.get("audio"), sink)
+    if sources["video"] is not None:
+        _picture(run, latents.pop("video", None), sink)
+
+
+def _sound(run: Runner, latent: Array | None, sink: Sink) -> None:
+    plan = run.plan
+    if latent is None:
+        sound = input_waveform(plan)
+        assert sound is not None, "the plan has checked that the input has sound"
+        waveform, rate = sound
+    else:
+        with run.phase("audio decode", 1):
+            checkpoint = plan.headers["checkpoint"]
+            decoder = load_audio_decoder(checkpoint, run.backend, run.dtypes["audio_vae"])
+            vocoder = load_vocoder(checkpoint, run.backend)
+            waveform, rate = decode_audio(decoder, vocoder, latent)
+            run.progress.advance()
+        check_audio(run.outcome.checks, waveform, rate, plan.frames / plan.fps)
+    run.outcome.statistics["audio"] = _audio_record(waveform, rate)
+    sink.audio(waveform, rate)
+
+
+def _picture(run: Runner, latent: Array | None, sink: Sink) -> None:
+    statistics = FrameStatistics()
+    with run.phase("video decode", run.plan.frames):
+        for chunk in _chunks(run, latent):
+            statistics.add(chunk)
+            sink.frames(chunk)
+            run.progress.advance(len(chunk))
+    check_video(run.outcome.checks, statistics, run.plan.frames)
+    run.outcome.statistics["video"] = statistics.record()
+
+
+def _chunks(run: Runner, latent: Array | None) -> Iterator[np.ndarray]:
+    if latent is None:
+        return input_frames(run.plan)
+    header, dtype = run.plan.headers["checkpoint"], run.dtypes["video_vae"]
+    decoder = load_video_decoder(header, run.backend, dtype)
+    return decode_frames(decoder, latent, run.plan.tiling, run.decode_noise)
+
+
+def _audio_record(waveform: np.ndarray, rate: int) -> dict[str, Any]:
+    rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
+    return {
+        "rate": rate,
+        "samples": waveform.shape[-1],
+        "rms": round(rms, 5),
+        "peak": round(float(np.abs(waveform).max()), 5),
+    }

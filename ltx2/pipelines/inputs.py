@@ -1,0 +1,125 @@
+"""Checks of conditions and input media against the plan, before any weight is read."""
+
+from __future__ import annotations
+
+from ltx2.errors import UserError, nearest
+from ltx2.media.images import read_image
+from ltx2.media.video import read_metadata
+from ltx2.pipelines.loras import reference_scales
+from ltx2.pipelines.plan import Plan, StagePlan
+from ltx2.pipelines.settings import ConditioningSettings
+
+KINDS = ("image", "video", "reference")
+
+
+def check_inputs(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
+    """Raise UserError for a condition or input that cannot be fully used."""
+    for name, item in plan.settings.conditioning.items():
+        _check_condition(f"conditioning.{name}", item, plan, stages)
+    _check_references(plan, stages)
+    _check_region(plan, stages)
+    _check_input_files(plan, stages)
+
+
+def _check_condition(
+    key: str, item: ConditioningSettings, plan: Plan, stages: tuple[StagePlan, ...]
+) -> None:
+    if item.kind not in KINDS:
+        hint = nearest(item.kind, KINDS)
+        raise UserError(f"{key}.kind={item.kind} is unknown{hint}; use {', '.join(KINDS)}")
+    takers = {k for s in stages if s.settings.do == "sample" for k in s.settings.conditions}
+    if item.kind not in takers:
+        known = ", ".join(sorted(takers)) or "no condition"
+        raise UserError(
+            f"{key}: pipeline={plan.settings.pipeline.name} takes {known}, not kind={item.kind}"
+        )
+    if not 0 <= item.strength <= 1:
+        raise UserError(f"{key}.strength={item.strength} is not in [0, 1]; 1 keeps the {item.kind}")
+    if not 0 <= item.attention <= 1:
+        raise UserError(f"{key}.attention={item.attention} is not in [0, 1]; 1 is full attention")
+    if item.kind != "reference" and (item.attention != 1 or item.mask):
+        raise UserError(f"{key}: attention and mask have no effect on kind={item.kind}")
+    if item.crf is not None and not 0 <= item.crf <= 51:
+        raise UserError(f"{key}.crf={item.crf} is not in [0, 51]; 0 switches it off")
+    if not -plan.frames <= item.frame < plan.frames:
+        raise UserError(f"{key}.frame={item.frame} is outside the clip of {plan.frames} frames")
+    if item.path == "":
+        raise UserError(f"{key}.path is empty; give the file")
+    if item.kind == "image":
+        read_image(item.path)
+    else:
+        _check_clip(key, item, plan)
+
+
+def _check_clip(key: str, item: ConditioningSettings, plan: Plan) -> None:
+    clip = read_metadata(item.path)
+    if clip.frames < 1:
+        raise UserError(f"{key}.path={item.path} has no frames")
+    if item.mask and item.mask == item.path:
+        raise UserError(f"{key}.mask is the reference itself; give a mask")
+
+
+def _check_references(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
+    if not any(c.kind == "reference" for c in plan.settings.conditioning.values()):
+        return
+    downscale, _ = reference_scales(plan.settings, plan.files)
+    for stage in stages:
+        if stage.settings.do == "sample" and "reference" in stage.settings.conditions:
+            for key, size in (("height", stage.height), ("width", stage.width)):
+                unit = downscale * plan.scale.space
+                if size % unit:
+                    raise UserError(
+                        f"{key}: stage '{stage.name}' has {size} px, but the LoRA's references are"
+                        f" {downscale} times smaller and need a multiple of {unit}"
+                    )
+
+
+def _check_region(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
+    given = plan.settings.input
+    if not any(stage.settings.region for stage in stages):
+        for key in ("start", "end"):
+            if getattr(given, key) is not None:
+                raise UserError(
+                    f"input.{key} has no effect on pipeline={plan.settings.pipeline.name};"
+                    " use pipeline=retake"
+                )
+        return
+    seconds = plan.frames / plan.fps
+    if given.start is None or given.end is None:
+        raise UserError("a retake needs input.start and input.end in seconds")
+    if not 0 <= given.start < given.end:
+        raise UserError(f"input.start={given.start} must be at least 0 and before end={given.end}")
+    if given.start >= seconds:
+        raise UserError(f"input.start={given.start} is behind the end of the clip ({seconds:.3f} s)")
+    unknown = [s for s in given.regenerate if s not in ("video", "audio")]
+    if unknown or not given.regenerate:
+        raise UserError(f"input.regenerate={given.regenerate}: use video, audio or both")
+
+
+def _check_input_files(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
+    """Sound that a stage cannot do without is there; every given file is used."""
+    given, name = plan.settings.input, plan.settings.pipeline.name
+    encoded = {s for stage in stages if stage.settings.do == "encode" for s in stage.settings.streams}
+    frozen = {s for stage in stages for s in stage.settings.freeze}
+    heard = any(stage.settings.audio_from == "input" for stage in stages)
+    if given.video and "video" not in encoded and not _shows_input(stages):
+        raise UserError(f"input.video has no effect on pipeline={name}; drop it")
+    if given.audio and "audio" not in encoded and not heard:
+        raise UserError(f"input.audio has no effect on pipeline={name}; drop it")
+    if given.mask and not any("mask" in s.settings.conditions for s in stages):
+        raise UserError(f"input.mask has no effect on pipeline={name}; use pipeline=inpaint")
+    if given.audio_start < 0:
+        raise UserError(f"input.audio_start={given.audio_start} is negative")
+    needs_sound = heard or "audio" in frozen
+    source = given.audio or given.video
+    if needs_sound and not source:
+        raise UserError(f"pipeline={name} starts from sound; set input.audio=FILE")
+    if needs_sound:
+        from ltx2.media.audio import read_audio
+
+        if read_audio(source, given.audio_start, 0.1) is None:
+            raise UserError(f"{source} has no audio stream; pipeline={name} needs sound")
+
+
+def _shows_input(stages: tuple[StagePlan, ...]) -> bool:
+    return any(stage.settings.video_from == "input" for stage in stages)

@@ -1,0 +1,104 @@
+"""Media that a run starts from: clips and sound as pixels, waveforms and latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ltx2 import ops
+from ltx2.errors import UserError
+from ltx2.media.audio import read_audio, to_stereo
+from ltx2.media.pixels import cover_resize, to_unit_range
+from ltx2.media.video import iterate_frames, read_video
+from ltx2.models.latents import Grid
+from ltx2.models.tiling import Tiling, auto_tiling, tiled_encode
+from ltx2.models.video_vae import VideoEncoder
+from ltx2.ops import Array
+from ltx2.pipelines.components.audio import encode_audio, load_audio_encoder
+from ltx2.pipelines.components.video import load_video_encoder
+from ltx2.pipelines.latents import Latents
+from ltx2.pipelines.plan import Plan, StagePlan
+
+CHUNK = 16
+
+
+def encode_source(plan: Plan, stage: StagePlan, backend: Any, dtypes: dict[str, str]) -> Latents:
+    """Latents of the input's streams at the stage's size; sound is cut or padded to the clip."""
+    video = audio = None
+    checkpoint = plan.headers["checkpoint"]
+    if "video" in stage.settings.streams:
+        encoder = load_video_encoder(checkpoint, backend, dtypes["video_vae"])
+        frames, _ = read_video(plan.settings.input.video, plan.frames)
+        pixels = prepared_clip(frames, stage.height, stage.width)
+        video = encode_clip(encoder, pixels, plan, backend, dtypes["video_vae"])
+        del encoder
+    sound = input_waveform(plan) if "audio" in stage.settings.streams else None
+    if sound is not None:
+        decoder = load_audio_encoder(checkpoint, backend, dtypes["audio_vae"])
+        latent = ops.f32(encode_audio(decoder, *sound))
+        audio = fitted(latent, plan.audio_length)
+    return Latents(video, audio)
+
+
+def prepared_clip(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(F, H, W, 3) uint8 -> (1, F, height, width, 3) float32 in [-1, 1], cover-resized."""
+    if frames.shape[1:3] != (height, width):
+        frames = cover_resize(frames, height, width)
+    return to_unit_range(frames)[None]
+
+
+def encode_clip(
+    encoder: VideoEncoder, pixels: np.ndarray, plan: Plan, backend: Any, dtype: str
+) -> Array:
+    """Latent (1, F, H, W, C) float32 of pixels (1, F, H, W, 3), in tiles where it is large."""
+    height, width = pixels.shape[2:4]
+    tiling: Tiling = auto_tiling(height, width, plan.scale)
+    grid: Grid = (
+        (pixels.shape[1] - 1) // plan.scale.time + 1,
+        height // plan.scale.space,
+        width // plan.scale.space,
+    )
+    if any(len(axis) > 1 for axis in tiling.split(grid, plan.scale)):
+        return ops.f32(tiled_encode(encoder, backend.array(pixels, dtype), tiling))
+    return ops.f32(encoder(backend.array(pixels, dtype)))
+
+
+def fitted(latent: Array, length: int) -> Array:
+    """Audio latent (1, T, M, C) cut, or padded with zeros, to `length` frames."""
+    latent = latent[:, :length]
+    missing = length - latent.shape[1]
+    return ops.pad(latent, [(0, 0), (0, missing), (0, 0), (0, 0)]) if missing else latent
+
+
+def input_waveform(plan: Plan) -> tuple[np.ndarray, int] | None:
+    """Stereo sound (2, N) of the input over the clip's duration, and its rate; None without."""
+    given = plan.settings.input
+    path = given.audio or given.video
+    sound = read_audio(path, given.audio_start, plan.frames / plan.fps)
+    if sound is None:
+        if given.audio:
+            raise UserError(f"input.audio={given.audio} has no audio stream; give a file with sound")
+        return None
+    return to_stereo(sound[0]), sound[1]
+
+
+def input_frames(plan: Plan) -> Iterator[np.ndarray]:
+    """The input clip's own frames in chunks (f, H, W, 3) float32 in [0, 1], at the run's size."""
+    chunk: list[np.ndarray] = []
+    for index, frame in enumerate(iterate_frames(plan.settings.input.video)):
+        if index == plan.frames:
+            break
+        chunk.append(frame)
+        if len(chunk) == CHUNK:
+            yield _shown(np.stack(chunk), plan)
+            chunk = []
+    if chunk:
+        yield _shown(np.stack(chunk), plan)
+
+
+def _shown(frames: np.ndarray, plan: Plan) -> np.ndarray:
+    if frames.shape[1:3] != (plan.height, plan.width):
+        frames = cover_resize(frames, plan.height, plan.width)
+    return np.asarray(frames, np.float32) / np.float32(255)
