@@ -19,7 +19,7 @@ SILENT_RMS = 0.01
 
 @dataclass(frozen=True)
 class Seen:
-    """What a clip shows and sounds like, in the words of the captions; pan is left, right or none."""
+    """What a clip shows and sounds like, in the words of the captions; pan may be none."""
 
     colour: str
     background: str
@@ -76,7 +76,8 @@ def _tone(waveform: np.ndarray, rate: int) -> str:
 def _pan(waveform: np.ndarray) -> str:
     """Where the sound moves: compares the share of the left channel in both halves."""
     half = waveform.shape[1] // 2
-    energy = [np.square(part).sum(axis=1) + 1e-9 for part in (waveform[:, :half], waveform[:, half:])]
+    halves = waveform[:, :half], waveform[:, half:]
+    energy = [np.square(part).sum(axis=1) + 1e-9 for part in halves]
     left = [e[0] / e.sum() for e in energy]
     change = left[1] - left[0]
     return "none" if abs(change) < 0.1 else "left" if change > 0 else "right"

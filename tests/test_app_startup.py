@@ -11,8 +11,8 @@ import pytest
 from ltx2 import __version__
 from ltx2.app.groups import groups
 from ltx2.app.help import help_text
-from ltx2.app.main import conf_folder
 from ltx2.cli import main
+from ltx2.pipelines.catalogue import conf_folder
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "mlx", "numpy", "transformers", "av", "einops", "safetensors", "tokenizers"}

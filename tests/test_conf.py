@@ -11,7 +11,7 @@ import yaml
 
 from ltx2.app.compose import compose
 from ltx2.app.groups import defaults, groups
-from ltx2.app.main import conf_folder
+from ltx2.pipelines.catalogue import conf_folder
 
 CONF = conf_folder()
 GROUPS = groups(CONF)
@@ -45,9 +45,11 @@ def test_every_option_composes(group, option):
 def test_every_pipeline_composes_with_every_model(pipeline, model):
     settings = compose([f"pipeline={pipeline}", f"model={model}"])
     assert (settings.pipeline.name, settings.model.name) == (pipeline, model)
-    distilled = pipeline == "distilled" or settings.model.kind == "distilled"
+    follows_list = pipeline in ("distilled", "ic_lora", "ic_lora_draft")
+    distilled = follows_list or settings.model.kind == "distilled"
     assert (settings.scheduler.kind == "list") == distilled
-    assert (settings.guidance.video.cfg == 1.0) == distilled
+    plain = distilled or pipeline in ("text_to_audio", "video_to_audio")
+    assert (settings.guidance.video.cfg == 1.0) == plain
     if distilled:
         assert settings.scheduler.sigmas == settings.schedules["distilled"]
 

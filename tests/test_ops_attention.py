@@ -95,7 +95,7 @@ def torch_backend():
 def test_chunks_of_rows_agree_with_the_fused_kernel(
     torch_backend, monkeypatch, dtype, causal, n_kv, biased
 ):
-    monkeypatch.setattr("ltx2.backends.torch_attention.CHUNK_ROWS", 4)
+    monkeypatch.setattr("ltx2.backends.torch_attention.BLOCK_SCORES", 40)
     hosts = heads(dtype, n_kv=n_kv, rows=10, keys=10, width=16)
     bias = draw(2, 1, 1, 10, seed=4) if biased else None
     results = {}

@@ -1,4 +1,4 @@
-"""The demo's prompts come true: the default pipeline on the pocket model, read back from the mp4."""
+"""The demo's prompts come true: the default pipeline on the pocket model, read from the mp4."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from conftest import BACKENDS, make_backend
 from pocket_oracle import read_clip
 
-from ltx2.app.settings import load_settings
+from ltx2.app.compose import compose
 from ltx2.experiment.run import generate
 from ltx2.media.audio import read_audio
 from ltx2.media.video import read_video
@@ -26,7 +26,7 @@ PROMPTS = [
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize(("prompt", "expected"), PROMPTS)
 def test_clip_shows_and_sounds_like_its_prompt(name, prompt, expected, tmp_path):
-    settings = load_settings([f"prompt='{prompt}'"])
+    settings = compose([f"prompt='{prompt}'"])
     clip = generate(settings, lambda: make_backend(name), tmp_path)
     frames, fps = read_video(clip)
     waveform, rate = read_audio(clip)
@@ -35,12 +35,13 @@ def test_clip_shows_and_sounds_like_its_prompt(name, prompt, expected, tmp_path)
     if seen.tone != "no" and seen.direction in ("left", "right"):
         assert seen.pan == seen.direction
     assert frames.shape == (17, 128, 128, 3)
-    assert abs(waveform.shape[1] / rate - 17 / fps) < 0.05
+    # AAC codes whole frames of 1024 samples: the last one reaches past the exact length.
+    assert 0 <= waveform.shape[1] / rate - 17 / fps < 1024 / rate
 
 
 @pytest.mark.skipif(len(BACKENDS) < 2, reason="needs both backends")
 def test_both_backends_give_the_same_video(tmp_path):
-    settings = load_settings(["dtype=fp32"])
+    settings = compose(["dtype=fp32"])
     clips = [
         generate(settings, lambda n=name: make_backend(n), tmp_path / name) for name in BACKENDS
     ]

@@ -47,7 +47,7 @@ def test_rotation_keeps_lengths_and_depends_on_distance_only(backend, split):
     middle = np.array([[[0.0, 1.0, 4.0, 5.0]]], np.float32)
     vector = np.random.default_rng(0).standard_normal(32).astype(np.float32)
     x = backend.array(np.broadcast_to(vector, (1, 4, 32)).copy())
-    out = backend.numpy(rotate(x, rope_table(middle, options, x), 2)).reshape(4, 2, 16)
+    out = backend.numpy(rotate(x, rope_table(middle, options, x))).reshape(4, 2, 16)
     lengths = (out**2).sum(-1)
     want = (vector.reshape(2, 16) ** 2).sum(-1)
     np.testing.assert_allclose(lengths, np.broadcast_to(want, (4, 2)), rtol=1e-5)
@@ -60,8 +60,8 @@ def test_one_sample_of_tables_serves_a_batch(backend):
     options = RopeOptions(24, 2, (20.0, 64.0, 64.0))
     middle = midpoints(video_positions((2, 1, 2), 24.0, VideoScale()))
     x = backend.array(np.random.default_rng(1).standard_normal((2, 4, 24)).astype(np.float32))
-    once = backend.numpy(rotate(x, rope_table(middle, options, x), 2))
-    twice = backend.numpy(rotate(x, rope_table(np.repeat(middle, 2, 0), options, x), 2))
+    once = backend.numpy(rotate(x, rope_table(middle, options, x)))
+    twice = backend.numpy(rotate(x, rope_table(np.repeat(middle, 2, 0), options, x)))
     np.testing.assert_array_equal(once, twice)
 
 
@@ -69,7 +69,7 @@ def test_tables_have_the_dtype_of_the_latent(backend):
     x = backend.array(np.zeros((1, 3, 32), np.float32), "bf16")
     table = rope_table(np.zeros((1, 1, 3), np.float32), RopeOptions(32, 2, (8.0,)), x)
     assert table.cos.dtype == x.dtype
-    assert rotate(x, table, 2).dtype == x.dtype
+    assert rotate(x, table).dtype == x.dtype
 
 
 def test_timestep_features_have_the_published_values():

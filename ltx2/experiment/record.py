@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
 
 
 def header_hash(header: Header) -> str:
-    """SHA-256 of names, shapes, dtypes, offsets and metadata: tells files apart without reading them."""
+    """SHA-256 of names, shapes, dtypes, offsets and metadata; no tensor is read."""
     content = {
         "metadata": header.metadata,
         "tensors": {n: [t.dtype, t.shape, t.start, t.stop] for n, t in header.tensors.items()},

@@ -7,15 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from ltx2 import ops
-from ltx2.nn.layers import Linear, RMSNorm
+from ltx2.nn.layers import Linear, RMSNorm, linear_gelu
 from ltx2.nn.module import named
-from ltx2.nn.rope import Rope, rotate
+from ltx2.nn.rope import Rope
 from ltx2.ops import Array
 
 
 def split_heads(x: Array, heads: int) -> Array:
     """(B, T, N*D) -> (B, N, T, D)."""
     return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+
+
+def norm_rotate(x: Array, norm: RMSNorm, rope: Rope | None) -> Array:
+    """norm(x), rotated if there is a rotary embedding; x (B, T, N*D)."""
+    if rope is None:
+        return norm(x)
+    return ops.norm_rotate(x, norm.weight, norm.eps, rope.cos, rope.sin, rope.split)
 
 
 def merge_heads(x: Array) -> Array:
@@ -89,9 +96,8 @@ class Attention:
         ropes: tuple[Rope | None, Rope | None],
         bias: Array | None,
     ) -> Array:
-        q, k = self.q_norm(self.to_q(x)), self.k_norm(self.to_k(source))
-        if ropes[0] is not None and ropes[1] is not None:
-            q, k = rotate(q, ropes[0], self.heads), rotate(k, ropes[1], self.heads)
+        q = norm_rotate(self.to_q(x), self.q_norm, ropes[0])
+        k = norm_rotate(self.to_k(source), self.k_norm, ropes[1])
         q, k, v = (split_heads(a, self.heads) for a in (q, k, v))
         return merge_heads(ops.attention(q, k, v, bias))
 
@@ -115,4 +121,4 @@ class FeedForward:
         return cls(Linear.declare(width, inner, bias), Linear.declare(inner, width, bias))
 
     def __call__(self, x: Array) -> Array:
-        return self.proj_out(ops.gelu(self.proj_in(x)))
+        return self.proj_out(linear_gelu(self.proj_in, x))

@@ -25,6 +25,13 @@ class Linear:
         return ops.linear(x, self.weight, self.bias)
 
 
+def linear_gelu(layer: Linear, x: Array) -> Array:
+    """gelu(layer(x)); in one pass unless the layer has additions of its own."""
+    if isinstance(layer, Linear):
+        return ops.linear_gelu(x, layer.weight, layer.bias)
+    return ops.gelu(layer(x))
+
+
 @dataclass
 class RMSNorm:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis."""

@@ -47,7 +47,7 @@ class Slot:
 
     def replace(self, value: Any) -> None:
         if isinstance(self.owner, list):
-            self.owner[self.key] = value
+            self.owner[int(self.key)] = value
         else:
             object.__setattr__(self.owner, str(self.key), value)
 
@@ -75,7 +75,7 @@ def _is_module(value: Any) -> bool:
     return (
         dataclasses.is_dataclass(value)
         and not isinstance(value, type | Param)
-        and not value.__dataclass_params__.frozen
+        and not value.__dataclass_params__.frozen  # type: ignore[attr-defined]
     )
 
 

@@ -1,7 +1,7 @@
 """Rotary position embedding: tables on the host, rotation on the device.
 
-Source: spec transformer.md section 9. Angles reach 1.6e4 rad, where float32 is spaced by 1e-3, so the
-order of rounding matters: float64 frequency grid rounded to float32, everything after it float32.
+Source: spec transformer.md section 9. Angles reach 1.6e4 rad, where float32 is spaced by 1e-3, so
+the order of rounding matters: a float64 frequency grid rounded to float32, all else in float32.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def frequencies(options: RopeOptions) -> np.ndarray:
 
 def angles(middle: np.ndarray, options: RopeOptions) -> np.ndarray:
     """Midpoints (B, A, T) -> angles (B, T, K * A), frequency-major with the axis fastest."""
-    scaled = [m / np.float32(p) for m, p in zip(middle.swapaxes(0, 1), options.max_pos, strict=True)]
+    scaled = [
+        m / np.float32(p) for m, p in zip(middle.swapaxes(0, 1), options.max_pos, strict=True)
+    ]
     u = np.stack(scaled, -1).astype(np.float32) * np.float32(2) - np.float32(1)  # (B, T, A)
     phi = frequencies(options)[:, None] * u[..., None, :]
     return phi.reshape(*phi.shape[:2], -1)
@@ -84,16 +86,9 @@ def rope_table(middle: np.ndarray, options: RopeOptions, ref: Array) -> Rope:
     return Rope(place[0], place[1], options.split)
 
 
-def rotate(x: Array, rope: Rope, heads: int) -> Array:
+def rotate(x: Array, rope: Rope) -> Array:
     """Rotate x (B, T, N*D); heads see different frequency bands."""
-    if rope.split:
-        parts = x.reshape(*x.shape[:2], heads, 2, -1)
-        a, b = parts[..., 0, :], parts[..., 1, :]
-        out = ops.stack([a * rope.cos - b * rope.sin, b * rope.cos + a * rope.sin], axis=-2)
-        return out.reshape(x.shape)
-    pairs = x.reshape(*x.shape[:2], -1, 2)
-    swapped = ops.stack([-pairs[..., 1], pairs[..., 0]], axis=-1).reshape(x.shape)
-    return x * rope.cos + swapped * rope.sin
+    return ops.rotate(x, rope.cos, rope.sin, rope.split)
 
 
 def index_positions(count: int) -> np.ndarray:

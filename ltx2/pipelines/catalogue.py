@@ -31,15 +31,16 @@ def load_pipeline(name: str) -> PipelineSettings:
     folder = conf_folder() / "pipeline"
     path = folder / f"{name}.yaml"
     if not path.is_file():
-        known = [p.stem for p in folder.glob("*.yaml")]
-        raise UserError(f"pipeline={name} is unknown{nearest(name, known)}")
+        names = [p.stem for p in folder.glob("*.yaml")]
+        raise UserError(f"pipeline={name} is unknown{nearest(name, names)}")
     content = _read(path)
     content = content.get("pipeline", content)
     known = {item.name for item in fields(StageSettings)}
     for stage in content["stages"]:
         if unknown := set(stage) - known:
-            raise UserError(f"{path.name}: stage '{stage.get('name')}' has no key {sorted(unknown)}")
-    return PipelineSettings(content["name"], [StageSettings(**stage) for stage in content["stages"]])
+            raise UserError(f"{path.name}: stage '{stage.get('name')}' has no {sorted(unknown)}")
+    stages = [StageSettings(**stage) for stage in content["stages"]]
+    return PipelineSettings(content["name"], stages)
 
 
 def load_schedules() -> dict[str, list[float]]:

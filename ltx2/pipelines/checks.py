@@ -127,7 +127,8 @@ def check_video(checks: Checks, stats: FrameStatistics, frames: int) -> None:
     """Judge the decoded clip against the number of frames asked for."""
     phase = "video decode"
     if not stats.finite:
-        checks.fail(phase, "frames contain NaN or Inf", "a half-precision VAE; try dtype.video_vae=fp32")
+        causes = "a half-precision VAE; try dtype.video_vae=fp32"
+        checks.fail(phase, "frames contain NaN or Inf", causes)
     if stats.frames != frames:
         checks.fail(phase, f"{stats.frames} frames instead of {frames}", "a tiling or VAE mismatch")
     if stats.std < CONSTANT_STD:
@@ -148,10 +149,12 @@ def check_audio(checks: Checks, waveform: np.ndarray, rate: int, seconds: float)
     checks.finite(phase, waveform, "a half-precision vocoder; it must run in float32")
     # The decoder gives 4 T - 3 spectrogram frames: up to some 60 ms short (spec audio.md 4).
     if abs(waveform.shape[-1] / rate - seconds) > 0.1 + 0.02 * seconds:
-        checks.fail(phase, f"{waveform.shape[-1] / rate:.3f} s of audio for {seconds:.3f} s", "a latent length mismatch")
+        length = f"{waveform.shape[-1] / rate:.3f} s of audio for {seconds:.3f} s"
+        checks.fail(phase, length, "a latent length mismatch")
     rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
     offset = float(np.abs(waveform.mean(axis=-1)).max())
     if rms > SILENT_RMS and offset > DC_RATIO * rms:
-        checks.fail(phase, f"the audio is DC (offset {offset:.3f}, rms {rms:.3f})", "a wrong vocoder or audio VAE")
+        constant = f"the audio is DC (offset {offset:.3f}, rms {rms:.3f})"
+        checks.fail(phase, constant, "a wrong vocoder or audio VAE")
     elif rms < SILENT_RMS:
         checks.warn(phase, f"the audio is silent (rms {rms:.1e})")

@@ -129,12 +129,12 @@ def mask_video(path: str, frames: int) -> np.ndarray:
     else:
         shown, _ = read_video(path, frames)
     if len(shown) < frames:
-        raise UserError(f"mask {path} has {len(shown)} frames, the clip {frames}; give a longer one")
+        raise UserError(f"mask {path} has {len(shown)} frames, the clip {frames}; make it longer")
     return shown.mean(axis=-1, dtype=np.float32) / np.float32(255)
 
 
 def _kept(plan: Plan, stage: StagePlan, start: Latents) -> MaskedLatent:
-    """The source kept where the input mask is black; a latent is generated if any pixel is white."""
+    """The source kept where the input mask is black; one white pixel frees its whole latent."""
     assert start.video is not None
     mask = mask_video(plan.settings.input.mask, plan.frames)
     resized = cover_resize((mask[..., None] * 255).repeat(3, -1), stage.height, stage.width)

@@ -46,9 +46,13 @@ def phase_costs(plan: Plan) -> list[PhaseCost]:
                     PhaseCost(f"{stage.name} conditions", count, _vae(plan, weights, pixels))
                 )
             if not loaded:
-                rows.append(PhaseCost("load transformer", 1, READ * parameters.get("transformer", 0)))
+                rows.append(
+                    PhaseCost("load transformer", 1, READ * parameters.get("transformer", 0))
+                )
                 loaded = True
-            rows.append(PhaseCost(stage.name, stage.transformer_calls, transformer_pass(plan, stage)))
+            rows.append(
+                PhaseCost(stage.name, stage.transformer_calls, transformer_pass(plan, stage))
+            )
         elif stage.settings.do == "upscale":
             header = plan.headers[stage.settings.upscaler]
             weights = sum(info.size for info in header.tensors.values())
@@ -71,9 +75,7 @@ def transformer_pass(plan: Plan, stage: StagePlan) -> float:
     """Operations of one guidance pass over both streams."""
     config = plan.transformer
     video, audio = stage.tokens, plan.audio_length
-    return config.layers * (
-        _block(config.video, video) + _block(config.audio, audio)
-    )
+    return config.layers * (_block(config.video, video) + _block(config.audio, audio))
 
 
 def _block(stream: StreamConfig, tokens: int) -> float:

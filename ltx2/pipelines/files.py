@@ -75,7 +75,8 @@ def _absent_message(model: str, absent: list[Wanted], folder: Path) -> str:
         if want.file.source:
             lines.append(f"    get it: {_command(want.file, folder)}")
     lines.append(
-        f"  put the files into {folder} (or set paths.models=FOLDER); model=pocket needs no download"
+        f"  put the files into {folder} (or set paths.models=FOLDER);"
+        " model=pocket needs no download"
     )
     return "\n".join(lines)
 

@@ -26,9 +26,11 @@ class GuidancePair:
         if stage.guidance == "none":
             return cls(NO_GUIDANCE, NO_GUIDANCE)
         if stage.guidance != "main":
-            raise UserError(f"stage '{stage.name}': guidance={stage.guidance} is unknown; use main or none")
+            what = f"stage '{stage.name}': guidance={stage.guidance}"
+            raise UserError(f"{what} is unknown; use main or none")
         if settings.max_batch < 0:
-            raise UserError(f"guidance.max_batch={settings.max_batch} is negative; 0 runs all passes at once")
+            what = f"guidance.max_batch={settings.max_batch}"
+            raise UserError(f"{what} is negative; 0 runs all passes at once")
         video = _checked("video", settings.video, layers)
         audio = _checked("audio", settings.audio, layers)
         if len(stage.streams) == 1:

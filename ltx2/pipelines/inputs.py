@@ -90,7 +90,7 @@ def _check_region(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
     if not 0 <= given.start < given.end:
         raise UserError(f"input.start={given.start} must be at least 0 and before end={given.end}")
     if given.start >= seconds:
-        raise UserError(f"input.start={given.start} is behind the end of the clip ({seconds:.3f} s)")
+        raise UserError(f"input.start={given.start} is behind the clip's end ({seconds:.3f} s)")
     unknown = [s for s in given.regenerate if s not in ("video", "audio")]
     if unknown or not given.regenerate:
         raise UserError(f"input.regenerate={given.regenerate}: use video, audio or both")
@@ -99,7 +99,8 @@ def _check_region(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
 def _check_input_files(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
     """Sound that a stage cannot do without is there; every given file is used."""
     given, name = plan.settings.input, plan.settings.pipeline.name
-    encoded = {s for stage in stages if stage.settings.do == "encode" for s in stage.settings.streams}
+    encoding = [stage.settings for stage in stages if stage.settings.do == "encode"]
+    encoded = {stream for stage in encoding for stream in stage.streams}
     frozen = {s for stage in stages for s in stage.settings.freeze}
     heard = any(stage.settings.audio_from == "input" for stage in stages)
     if given.video and "video" not in encoded and not _shows_input(stages):

@@ -27,7 +27,7 @@ STREAMS = ("video", "audio")
 
 @dataclass(frozen=True)
 class Latents:
-    """video (1, F, H, W, C), audio (1, T, M, C), normalised; None for a stream that is not there."""
+    """video (1, F, H, W, C), audio (1, T, M, C), normalised; None where there is no stream."""
 
     video: Array | None = None
     audio: Array | None = None

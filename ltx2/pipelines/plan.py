@@ -173,13 +173,16 @@ def with_input_size(settings: Settings) -> Settings:
         return settings
     path = settings.input.video
     if not path:
-        raise UserError(f"pipeline={settings.pipeline.name} starts from a clip; set input.video=FILE")
+        name = settings.pipeline.name
+        raise UserError(f"pipeline={name} starts from a clip; set input.video=FILE")
     clip = read_metadata(path)
-    own = {"height": clip.height, "width": clip.width, "frames": clip.frames, "fps": clip.fps}
-    missing = {key: value for key, value in own.items() if getattr(settings, key) is None}
-    if "fps" in missing:
-        missing["fps"] = float(clip.fps)
-    return dataclasses.replace(settings, **missing)
+    return dataclasses.replace(
+        settings,
+        height=clip.height if settings.height is None else settings.height,
+        width=clip.width if settings.width is None else settings.width,
+        frames=clip.frames if settings.frames is None else settings.frames,
+        fps=float(clip.fps) if settings.fps is None else settings.fps,
+    )
 
 
 def fill_preset(settings: Settings) -> Settings:
@@ -222,36 +225,42 @@ def _check_stages(settings: Settings) -> None:
     for stage in pipeline.stages:
         if stage.do not in ACTIONS:
             hint = nearest(stage.do, ACTIONS)
-            raise UserError(f"pipeline={pipeline.name}: stage '{stage.name}' does '{stage.do}'{hint}")
+            what = f"pipeline={pipeline.name}: stage '{stage.name}'"
+            raise UserError(f"{what} does '{stage.do}'{hint}")
         for key in ("start", "video_from", "audio_from"):
             value = getattr(stage, key)
             if value is not None and value not in seen and (key == "start" or value != "input"):
                 known = ", ".join(seen) or "none"
                 raise UserError(
-                    f"pipeline={pipeline.name}: stage '{stage.name}' has {key}={value}, which is not"
-                    f" an earlier stage ({known})"
+                    f"pipeline={pipeline.name}: stage '{stage.name}' has {key}={value}, which"
+                    f" is not an earlier stage ({known})"
                 )
         if not stage.name or stage.name in seen:
-            raise UserError(f"pipeline={pipeline.name}: stage name '{stage.name}' is empty or used twice")
+            what = f"pipeline={pipeline.name}: stage name '{stage.name}'"
+            raise UserError(f"{what} is empty or used twice")
         seen.append(stage.name)
 
 
 def _check_ranges(settings: Settings) -> None:
     fps = _given(settings.fps)
     if not 0 < fps <= 1000:
-        raise UserError(f"fps={fps} is not in (0, 1000]; use for example {settings.model.preset.fps}")
+        usual = settings.model.preset.fps
+        raise UserError(f"fps={fps} is not in (0, 1000]; use for example {usual}")
     if settings.noise not in ("host", "device"):
         raise UserError(f"noise={settings.noise} is unknown; use host or device")
     if settings.checks not in ("off", "warn", "strict", "keep_going"):
-        raise UserError(f"checks={settings.checks} is unknown; use off, warn, strict or keep_going")
+        modes = "off, warn, strict or keep_going"
+        raise UserError(f"checks={settings.checks} is unknown; use {modes}")
     for name, lora in settings.lora.items():
         if not -4 <= lora.strength <= 4:
-            raise UserError(f"lora.{name}.strength={lora.strength} is not in [-4, 4]; 1.0 is usual")
+            what = f"lora.{name}.strength={lora.strength}"
+            raise UserError(f"{what} is not in [-4, 4]; 1.0 is usual")
 
 
 def _checked_size(settings: Settings, scale: VideoScale) -> tuple[int, int, int, list[str]]:
     """Height, width and frames on the checkpoint's grid; off-grid values raise or are snapped."""
-    scales = [Fraction(s.scale).limit_denominator(64) for s in settings.pipeline.stages if s.do != "decode"]
+    stages = [stage for stage in settings.pipeline.stages if stage.do != "decode"]
+    scales = [Fraction(stage.scale).limit_denominator(64) for stage in stages]
     unit = 1
     for ratio in scales or [Fraction(1)]:
         unit = lcm(unit, (Fraction(scale.space) / ratio).numerator)
@@ -264,9 +273,7 @@ def _checked_size(settings: Settings, scale: VideoScale) -> tuple[int, int, int,
     return height, width, frames, notices
 
 
-def _on_grid(
-    key: str, value: float, unit: int, offset: int, snap: bool, notices: list[str]
-) -> int:
+def _on_grid(key: str, value: float, unit: int, offset: int, snap: bool, notices: list[str]) -> int:
     """`value` if it is offset + k * unit (k >= 0, positive), else snapped or refused."""
     value = int(value)
     least = offset if offset > 0 else unit
@@ -309,6 +316,7 @@ def _check_upscales(stages: tuple[StagePlan, ...], headers: dict[str, Header]) -
         if made != stage.grid:
             raise UserError(
                 f"stage '{stage.name}' needs an upscaler from latent grid {source.grid} to"
-                f" {stage.grid}, but {header.path.name} is {upsampler_kind(header)} and gives {made};"
+                f" {stage.grid}, but {header.path.name} is {upsampler_kind(header)} and gives"
+                f" {made};"
                 f" set model.files.{stage.settings.upscaler}.file to the right kind"
             )

@@ -33,9 +33,8 @@ def check_files(settings: Settings, files: dict[str, Path], headers: dict[str, H
         found = identify(header).kind
         if wanted is not None and found != wanted:
             place = f"; it belongs under {PLACE_OF[found]}" if found in PLACE_OF else ""
-            raise UserError(
-                f"{role}: {header.path.name} is {describe_kind(header)}, not {_article(wanted)}{place}"
-            )
+            what = f"{role}: {header.path.name} is {describe_kind(header)}"
+            raise UserError(f"{what}, not {_article(wanted)}{place}")
     _check_training(settings, headers["checkpoint"])
     folder = files["text_encoder"]
     if not folder.is_dir():

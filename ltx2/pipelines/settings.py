@@ -201,7 +201,7 @@ class DtypeSettings:
 
 @dataclass
 class TilingSettings:
-    """mode: off, auto or size. Tile sizes and overlaps in frames and pixels; 0 leaves an axis whole."""
+    """mode: off, auto or size. Tile sizes and overlaps in frames and pixels; 0: untiled axis."""
 
     mode: str = "auto"
     frames: int = 0

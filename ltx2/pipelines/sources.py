@@ -79,7 +79,7 @@ def input_waveform(plan: Plan) -> tuple[np.ndarray, int] | None:
     sound = read_audio(path, given.audio_start, plan.frames / plan.fps)
     if sound is None:
         if given.audio:
-            raise UserError(f"input.audio={given.audio} has no audio stream; give a file with sound")
+            raise UserError(f"input.audio={given.audio} has no audio stream; it must have sound")
         return None
     return to_stereo(sound[0]), sound[1]
 

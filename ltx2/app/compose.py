@@ -1,0 +1,32 @@
+"""Settings from Python: what `launch.py` would run with the same overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ltx2.pipelines.catalogue import conf_folder
+
+if TYPE_CHECKING:
+    from ltx2.app.schema import Root
+
+
+def compose(overrides: Sequence[str] = ()) -> Root:
+    """The settings for `overrides` such as ["model=dev", "seed=3"], every reference resolved.
+
+    Hydra's state of a surrounding application is kept. Raises Hydra's own composition errors.
+    """
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    from ltx2.app.schema import register_schema, settings_of
+
+    register_schema()
+    # A private state: initialising twice in one process is an error in Hydra.
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            return settings_of(hydra.compose("config", overrides=list(overrides)))
+    finally:
+        GlobalHydra.instance().hydra = before

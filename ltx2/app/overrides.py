@@ -1,0 +1,268 @@
+"""Command-line overrides: refused early, or explained when composition failed, in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from ltx2.errors import UserError, nearest
+
+_EXPECTED = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    list: "a list such as [a,b]",
+    dict: "a group of keys",
+}
+
+# Hydra's own, without --experimental-rerun, which ignores everything else on the command line.
+_OPTIONS = (
+    "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i",
+    "--run", "-r", "--multirun", "-m", "--shell-completion", "-sc",
+    "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+)  # fmt: skip
+
+
+def overrides_of(arguments: list[str]) -> list[str]:
+    """The KEY=VALUE arguments and deletions, without Hydra's own options and hydra.* keys."""
+    found = [text for text in arguments if _is_override(text)]
+    return [text for text in found if not key_of(text).startswith("hydra")]
+
+
+def overrides_last(arguments: list[str]) -> list[str]:
+    """Hydra's options before all overrides: its parser takes overrides from one place only."""
+    return sorted(arguments, key=_is_override)
+
+
+def _is_override(text: str) -> bool:
+    return text.startswith("~") or ("=" in text and not text.startswith("-"))
+
+
+def key_of(text: str) -> str:
+    """The dotted key or group of an override: `lora` of `+lora@lora.second=user`."""
+    return text.partition("=")[0].lstrip("+~").partition("@")[0].strip()
+
+
+def check_options(arguments: list[str]) -> None:
+    """Refuse an unknown --option; Hydra's parser would print its whole usage."""
+    for text in arguments:
+        name = text.partition("=")[0]
+        if name.startswith("-") and name not in _OPTIONS:
+            hint = nearest(name, [*_OPTIONS, "--prompt", "--negative-prompt"])
+            raise UserError(f"{name} is no option{hint}; see --help")
+
+
+def check_overrides(overrides: list[str], known: dict[str, list[str]]) -> None:
+    """Refuse what Hydra would accept and then ignore: deletions, repetitions, unknown + keys."""
+    for text in overrides:
+        if text.startswith("~"):
+            raise UserError(
+                f"{text}: nothing can be removed; choose another option, or [] for lists"
+            )
+    for key, count in Counter(text.partition("=")[0].lstrip("+") for text in overrides).items():
+        if count > 1:
+            raise UserError(f"{key} is given {count} times; keep one")
+    for text in overrides:
+        if text.startswith("+") and key_of(text) not in known:
+            raise UserError(_added(key_of(text), known, overrides))
+
+
+def _added(key: str, known: dict[str, list[str]], overrides: list[str]) -> str:
+    parts = key.split(".")
+    if len(parts) > 1 and parts[0] in ("lora", "conditioning"):
+        option = {"lora": "user", "conditioning": "image"}[parts[0]]
+        name = f"{parts[0]}.{parts[1]}"
+        return f"{key}: add an entry with +{parts[0]}@{name}={option}, then set {name}.*"
+    problem = _key_problem(key, known, overrides)
+    return problem or f"{key} exists already; write {key}=VALUE without +"
+
+
+def explain(error: Exception, overrides: list[str], known: dict[str, list[str]]) -> str | None:
+    """`error: ...` for an exception of Hydra's composition; None when it is none of these."""
+    from hydra.errors import HydraException, OverrideParseException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, OverrideParseException):
+        return f"error: {_unreadable(error.override)}"
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        where = f"'{error.filename}'" if error.filename else "the run's folder"
+        return (
+            f"error: cannot create {where}: {error.strerror}; set paths.outputs to another folder"
+        )
+    if not isinstance(error, (HydraException, OmegaConfBaseException, ValueError)):
+        return None
+    for text in overrides:
+        problem = _ambiguous(text, error) or _override_problem(text, known, overrides)
+        if problem is not None:
+            return f"error: {problem}"
+    return f"error: {_value_problem(error) or _file_problem(error) or _compact(error)}"
+
+
+def _unreadable(text: str) -> str:
+    key, equals, _ = text.partition("=")
+    if not equals:
+        return f"'{text}' is not KEY=VALUE; see --help, and give a prompt as --prompt '{text}'"
+    if key in ("prompt", "negative_prompt"):
+        option = "--" + key.replace("_", "-")
+        return f"{key} has characters the override grammar reads otherwise; use {option} 'TEXT'"
+    return f"'{text}' cannot be read; quote the value, as in \"{key}='VALUE'\""
+
+
+def _ambiguous(text: str, error: Exception) -> str | None:
+    key, _, value = text.partition("=")
+    if f"'{text}'" not in str(error) or "multirun" not in str(error):
+        return None
+    if key in ("prompt", "negative_prompt"):
+        return f"{key}={value} reads as a sweep; use --{key.replace('_', '-')} 'TEXT' for one text"
+    return f"{text} reads as a sweep; add -m to run every value, or write a list as {key}=[{value}]"
+
+
+def _override_problem(text: str, known: dict[str, list[str]], overrides: list[str]) -> str | None:
+    key, value = key_of(text), text.partition("=")[2]
+    if key in known:
+        return _option_problem(key, value, known[key])
+    return _key_problem(key, known, overrides)
+
+
+def _option_problem(group: str, value: str, options: list[str]) -> str | None:
+    if value in ("null", ""):
+        several = ", or [] for none" if group in ("lora", "conditioning", "experiment") else ""
+        return f"{group}={value} chooses nothing; use {', '.join(options)}{several}"
+    for name in (name.strip(" []'\"") for name in value.split(",")):
+        if name and name not in options:
+            return f"{group}={name} is unknown{nearest(name, options)}; use {', '.join(options)}"
+    return None
+
+
+def _key_problem(key: str, known: dict[str, list[str]], overrides: list[str]) -> str | None:
+    """What is wrong with a dotted key, or None when the schema has it."""
+    from ltx2.app.schema import Root
+
+    kind: Any = Root
+    done: list[str] = []
+    for part in key.split("."):
+        if done == ["backend"]:
+            kind = _backend(overrides)
+        kind = _unwrapped(kind)
+        if typing.get_origin(kind) is dict:
+            problem = _entry_problem(done, part, known, overrides)
+            if problem is not None:
+                return problem
+            kind = typing.get_args(kind)[1]
+        elif dataclasses.is_dataclass(kind):
+            names = typing.get_type_hints(kind)
+            if part not in names:
+                return _unknown(done, part, list(names), known)
+            kind = names[part]
+        elif kind is Any or typing.get_origin(kind) is list:
+            return None
+        else:
+            return f"{key}: {'.'.join(done)} is a single value without keys below it"
+        done.append(part)
+    return None
+
+
+def _unwrapped(kind: Any) -> Any:
+    """X of `X | None`."""
+    if kind is Any or typing.get_origin(kind) in (dict, list):
+        return kind
+    given = [item for item in typing.get_args(kind) if item is not type(None)]
+    return given[0] if given else kind
+
+
+def _backend(overrides: list[str]) -> Any:
+    from ltx2.app.schema import MlxSettings, TorchSettings
+
+    return MlxSettings if "backend=mlx" in overrides else TorchSettings
+
+
+def _entry_problem(
+    done: list[str], name: str, known: dict[str, list[str]], overrides: list[str]
+) -> str | None:
+    """Entries of `lora` and `conditioning` exist only when their option is chosen."""
+    if done not in (["lora"], ["conditioning"]):
+        return None
+    group = done[0]
+    chosen = list(_chosen(group, overrides))
+    if name in chosen:
+        return None
+    if chosen:
+        return (
+            f"{group}.{name}: no entry '{name}'{nearest(name, chosen)}; chosen: {', '.join(chosen)}"
+        )
+    option = name if name in known.get(group, []) else known[group][-1]
+    return f"{group}.{name}: no entry '{name}'; choose one first, as {group}={option}"
+
+
+def _chosen(group: str, overrides: list[str]) -> Iterator[str]:
+    for text in overrides:
+        name, _, value = text.lstrip("+").partition("=")
+        if name == group:
+            yield from (item.strip(" []'\"") for item in value.split(",") if item.strip(" []"))
+        elif name.startswith(f"{group}@{group}."):
+            yield name.removeprefix(f"{group}@{group}.")
+
+
+def _unknown(done: list[str], part: str, names: list[str], known: dict[str, list[str]]) -> str:
+    prefix = "".join(f"{item}." for item in done)
+    names = [name for name in names if name != "_target_"]
+    if not done:
+        names = sorted({*names, *known})
+        return f"'{part}' is no key or group{nearest(part, names)}; --help lists them"
+    where = f"in '{'.'.join(done)}'"
+    if done == ["backend"]:
+        where = "of this backend"
+    return f"'{prefix}{part}' is no key {where}{nearest(part, names)}; use {', '.join(names)}"
+
+
+def _value_problem(error: Exception) -> str | None:
+    """The expected type, when the schema refused the value of an override."""
+    lines = str(error).splitlines() or [""]
+    text = lines[0].removeprefix("Error merging override ")
+    if text == lines[0]:
+        return None
+    key, _, value = text.lstrip("+").partition("=")
+    return f"{key}={value} is not {expected_type(key)}"
+
+
+def expected_type(key: str) -> str:
+    """What a dotted key takes, in words."""
+    from ltx2.app.schema import Root
+
+    kind: Any = Root
+    optional = False
+    for part in key.replace("[", ".").replace("]", "").split("."):
+        if typing.get_origin(kind) in (dict, list):
+            kind = typing.get_args(kind)[-1]
+        else:
+            kind = typing.get_type_hints(kind).get(part, str)
+        optional = kind != _unwrapped(kind)
+        kind = _unwrapped(kind)
+    words = _EXPECTED.get(typing.get_origin(kind) or kind, "a group of keys")
+    if typing.get_args(kind) == (float,):
+        words = "a list of numbers such as [1.0,0.5]"
+    return f"{words} or null" if optional else words
+
+
+def _file_problem(error: Exception) -> str | None:
+    """A mistake in a config file: Hydra names the file, OmegaConf the key."""
+    lines = str(error).splitlines()
+    if not lines or not lines[0].startswith("In '"):
+        return None
+    return f"{lines[0].split(':')[0].replace('In ', 'in config file ')}: {_detail(lines[1:])}"
+
+
+def _detail(lines: list[str]) -> str:
+    key = next((t.split(":")[1].strip() for t in lines if t.strip().startswith("full_key:")), "")
+    told = lines[0] if lines else "it cannot be composed"
+    return f"{told} (key {key})" if key else told
+
+
+def _compact(error: Exception) -> str:
+    """Hydra's and OmegaConf's first lines as one."""
+    told = [str(link).strip().splitlines() for link in (error, error.__cause__) if link is not None]
+    return ": ".join(lines[0] for lines in told if lines) or type(error).__name__

@@ -1,0 +1,89 @@
+"""The schema that every config file and override is checked against; imports no array framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from omegaconf import MISSING, DictConfig
+
+from ltx2.errors import UserError
+from ltx2.pipelines.settings import SchedulerSettings, Settings
+
+
+@dataclass
+class BackendSettings:
+    """The class that runs the ops and its device: auto, cpu, or what the framework calls it."""
+
+    _target_: str = MISSING
+    device: str = "auto"
+
+
+@dataclass
+class TorchSettings(BackendSettings):
+    """attention: auto, sdpa, chunked, flash or sage."""
+
+    attention: str = "auto"
+
+
+@dataclass
+class MlxSettings(BackendSettings):
+    """MLX chooses its own kernels."""
+
+
+@dataclass
+class SchedulerSchema(SchedulerSettings):
+    """`sigmas` is checked after composition: a typed list could not refer to `schedules`."""
+
+    sigmas: Any = None
+
+
+@dataclass
+class Root(Settings):
+    """Everything `launch.py` accepts. `debug` shows tracebacks."""
+
+    task: str = "generate"
+    debug: bool = False
+    scheduler: SchedulerSettings = field(default_factory=SchedulerSchema)
+    backend: BackendSettings = field(default_factory=BackendSettings)
+
+
+def settings_of(config: DictConfig) -> Root:
+    """The composed config as plain dataclasses, every reference resolved."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        settings = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(settings, Root)
+    scheduler = settings.scheduler
+    values = {item.name: getattr(scheduler, item.name) for item in fields(SchedulerSettings)}
+    values["sigmas"] = _sigmas(scheduler.sigmas)
+    return replace(settings, scheduler=SchedulerSettings(**values))
+
+
+def _sigmas(value: Any) -> list[float] | None:
+    if value is None:
+        return None
+    numbers = isinstance(value, list) and all(type(item) in (int, float) for item in value)
+    if not numbers:
+        raise UserError(f"scheduler.sigmas={value} is not a list of numbers such as [1.0,0.5,0.0]")
+    return [float(item) for item in value]
+
+
+def register_schema() -> None:
+    """Store the schema and the resolvers of the config files; each call begins a new stamp."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    from ltx2.app.folders import slug, stamp
+
+    store = ConfigStore.instance()
+    store.store(name="ltx2_schema", node=Root)
+    store.store(group="schema/backend", name="torch", node=TorchSettings)
+    store.store(group="schema/backend", name="mlx", node=MlxSettings)
+    started = stamp()
+    OmegaConf.register_new_resolver("ltx2.stamp", lambda: started, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("ltx2.slug", slug, replace=True)
