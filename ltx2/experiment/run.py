@@ -12,7 +12,7 @@ from typing import Any
 
 from ltx2.experiment.progress_bar import RunBar
 from ltx2.experiment.record import build_record, write_record, write_text
-from ltx2.experiment.sink import ClipSink
+from ltx2.experiment.sink import ClipSink, SoundSink
 from ltx2.media.atomic import check_writable
 from ltx2.media.tagging import write_comment
 from ltx2.pipelines.cost import phase_costs
@@ -42,7 +42,11 @@ def generate(
     dtypes = component_dtypes(plan.settings, backend)
     log.info("%s", describe(plan, dtypes))
     check_writable(folder)
-    sink = ClipSink(folder, plan.settings.output, plan.fps, plan.frames)
+    sink = (
+        ClipSink(folder, plan.settings.output, plan.fps, plan.frames)
+        if plan.has_video
+        else SoundSink(folder)
+    )
     write_text(folder / "config.yaml", resolved_yaml(plan.settings))
     bar = RunBar(phase_costs(plan)) if show_progress else contextlib.nullcontext(Quiet())
     runner = Runner(plan, backend, dtypes)
@@ -56,7 +60,7 @@ def generate(
             runner.run(sink)
         sink.write_sheet()
         final = record("completed")
-        if sink.format.carries_comment:
+        if sink.carries_comment:
             write_comment(sink.path, json.dumps(final, ensure_ascii=False))
     except KeyboardInterrupt:
         write_record(folder, record("interrupted"))
@@ -88,8 +92,9 @@ def describe(plan: Plan, dtypes: dict[str, str]) -> str:
     """One line that says what is going to run."""
     calls = sum(stage.transformer_calls for stage in plan.stages)
     seconds = plan.frames / plan.fps
+    picture = f"{plan.width}x{plan.height}, {plan.frames} frames at {plan.fps:g} fps, "
     return (
         f"{plan.settings.model.name}, {plan.settings.pipeline.name}:"
-        f" {plan.width}x{plan.height}, {plan.frames} frames at {plan.fps:g} fps ({seconds:.2f} s),"
+        f" {picture if plan.has_video else 'sound, '}{seconds:.2f} s,"
         f" seed {plan.settings.seed}, {calls} transformer calls in {dtypes['transformer']}"
     )

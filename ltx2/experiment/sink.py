@@ -8,13 +8,48 @@ from typing import Self
 
 import numpy as np
 
+from ltx2.media.audio import write_wav
 from ltx2.media.contact import contact_sheet
 from ltx2.media.encoders import EncodeOptions
 from ltx2.media.images import write_png
 from ltx2.media.video import VideoWriter, check_target
 from ltx2.pipelines.settings import OutputSettings
 
+SOUND = "audio.wav"
 SHEET_TILES, SHEET_COLUMNS, SHEET_TILE_PX = 8, 4, 256
+
+
+class SoundSink:
+    """For pipelines without pictures: a 16-bit WAV file."""
+
+    carries_comment = False
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / SOUND
+        self._sound: tuple[np.ndarray, int] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None and self._sound is not None:
+            write_wav(self.path, *self._sound)
+
+    def audio(self, waveform: np.ndarray, rate: int) -> None:
+        """The sound (2, N)."""
+        self._sound = waveform, rate
+
+    def frames(self, chunk: np.ndarray) -> None:
+        """There are no pictures."""
+        raise AssertionError("a pipeline without pictures produced frames")
+
+    def write_sheet(self) -> None:
+        """There are no pictures."""
 
 
 class ClipSink:
@@ -30,7 +65,8 @@ class ClipSink:
             crf=output.crf if lossy else None,
             preset=output.preset if output.format == "mp4" else None,
         )
-        self.format = check_target(self.path, self._options)
+        self.carries_comment = check_target(self.path, self._options).carries_comment
+        self._carries_audio = check_target(self.path, self._options).carries_audio
         self._fps = fps
         self._picks = set(np.linspace(0, frames - 1, min(SHEET_TILES, frames)).round().astype(int))
         self._kept: list[np.ndarray] = []
@@ -80,7 +116,7 @@ class ClipSink:
         return self._sheet
 
     def _open(self) -> None:
-        rate = self._rate if self.format.carries_audio else None
+        rate = self._rate if self._carries_audio else None
         self._writer = VideoWriter(self.path, self._fps, self._options, audio_rate=rate)
         self._writer.__enter__()
         if rate is not None and self._waveform is not None:
