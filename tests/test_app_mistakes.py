@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ltx2.app.groups import group_options
 from ltx2.cli import main
+from ltx2.pipelines.catalogue import conf_folder
 
 MODELS = (
     "2.3-dev, 2.3-dev-fp8, 2.3-distilled, 2.3-distilled-fp8, dev, dev-fp8, distilled,"
@@ -17,15 +19,21 @@ MISTAKES = {
     "+sede=3": "'sede' is no key or group; did you mean 'seed'?; --help lists them",
     "model=distiled": f"model=distiled is unknown; did you mean 'distilled'?; use {MODELS}",
     "-m model=pocket,deb": f"model=deb is unknown; did you mean 'dev'?; use {MODELS}",
-    "experiment=[exact,prevue]": "experiment=prevue is unknown; did you mean 'preview'?;"
-    " use exact, hires, preview",
+    "experiment=[exact,prevue]": "experiment=prevue is unknown; did you mean 'preview'?; use "
+    + ", ".join(group_options(conf_folder(), "experiment")),
     "lora=null": "lora=null chooses nothing; use camera_dolly_in, camera_dolly_left,"
     " camera_dolly_out, camera_dolly_right, camera_jib_down, camera_jib_up, camera_static, user,"
     " or [] for none",
     "lora=user lora.usr.file=x": "lora.usr: no entry 'usr'; did you mean 'user'?; chosen: user",
     "lora.user.file=x": "lora.user: no entry 'user'; choose one first, as lora=user",
-    "+lora.mine.file=x": "lora.mine.file: add an entry with +lora@lora.mine=user,"
-    " then set lora.mine.*",
+    "+lora.mine.fil=x": "'lora.mine.fil' is no key in 'lora.mine'; did you mean 'file'?;"
+    " use file, source, strength, stages, schedule, fused, allow_partial",
+    "lora=user +lora.user.file=x": "lora.user.file exists already; write lora.user.file=VALUE"
+    " without +",
+    "lora=user lora.user.schedule={0.5:x}": "lora.user.schedule={0.5:x} is not a table such as"
+    " {0.9:1.0,0.4:0.5}",
+    "guidance.video.by_sigma={0.5:{cgf:2}}": "guidance.video.by_sigma={0.5:{cgf:2}} is not a table"
+    " such as {0.5:{cfg:2.0}}",
     "seed=abc": "seed=abc is not a whole number",
     "seed=null": "seed=null is not a whole number",
     "-m seed=1,abc": "seed=abc is not a whole number",
@@ -39,7 +47,8 @@ MISTAKES = {
     "backend=mlx backend.attention=sdpa": "'backend.attention' is no key of this backend;"
     " use device",
     "guidance.video.cgf=3": "'guidance.video.cgf' is no key in 'guidance.video';"
-    " did you mean 'cfg'?; use cfg, stg, stg_blocks, rescale, modality, skip_step",
+    " did you mean 'cfg'?; use cfg, stg, stg_blocks, rescale, modality, skip_step,"
+    " eta, threshold, momentum, by_sigma",
     "scheduler.kind.x=3": "scheduler.kind.x: scheduler.kind is a single value without keys"
     " below it",
     "~model": "~model: nothing can be removed; choose another option, or [] for lists",
@@ -57,7 +66,8 @@ MISTAKES = {
     "lora=user": "lora.user.file is empty; give the file, as lora.user.file=PATH",
     "conditioning=image": "conditioning.image.path is empty; give it,"
     " as conditioning.image.path=cat.png",
-    "model=path": "model.kind is empty; give model.kind=dev or model.kind=distilled",
+    "model=path": "model.files.checkpoint.file is empty; give the file,"
+    " as model.files.checkpoint.file=PATH",
 }
 WITHOUT_EFFECT = {
     "sampler.eta=0.3": "sampler=euler does not use it",

@@ -45,7 +45,7 @@ def test_every_option_composes(group, option):
 def test_every_pipeline_composes_with_every_model(pipeline, model):
     settings = compose([f"pipeline={pipeline}", f"model={model}"])
     assert (settings.pipeline.name, settings.model.name) == (pipeline, model)
-    follows_list = pipeline in ("distilled", "ic_lora", "ic_lora_draft")
+    follows_list = pipeline in ("distilled", "ic_lora", "ic_lora_draft", "dub")
     distilled = follows_list or settings.model.kind == "distilled"
     assert (settings.scheduler.kind == "list") == distilled
     plain = distilled or pipeline in ("text_to_audio", "video_to_audio")

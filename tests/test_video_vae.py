@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ltx2.parity.video_vae  # noqa: F401  (registers the components)
 from ltx2.errors import UserError
 from ltx2.models.latents import VideoScale
 from ltx2.models.video_vae import (
@@ -23,7 +24,6 @@ from ltx2.models.video_vae_blocks import (
     Padding,
     ResnetBlock,
     depth_to_space,
-    norm_silu,
     space_to_depth,
 )
 from ltx2.models.video_vae_config import VideoDecoderConfig, VideoEncoderConfig, vae_scale
@@ -247,8 +247,10 @@ def test_depth_to_space_undoes_space_to_depth_but_for_the_first_frame(stride):
 def test_pixel_norm_uses_1e_minus_8(backend):
     x = np.full((1, 1, 1, 1, 4), 1e-4, np.float32)
     normed = 1e-4 / np.sqrt(1e-8 + 1e-8)
-    got = backend.numpy(norm_silu(backend.array(x)))
-    np.testing.assert_allclose(got, normed / (1 + np.exp(-normed)), rtol=1e-4)
+    want = np.full_like(x, normed / (1 + np.exp(-normed)))
+    convolution = fill(PaddedConv3d.declare(4, 3, Padding("zeros", causal=True)), backend)
+    got, plain = convolution.norm_silu(backend.array(x)), convolution(backend.array(want))
+    np.testing.assert_allclose(backend.numpy(got), backend.numpy(plain), rtol=1e-4)
 
 
 @pytest.mark.parametrize(("causal", "index"), [(True, [0, 0, 0, 1, 2]), (False, [0, 0, 1, 2, 2])])

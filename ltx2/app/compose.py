@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ltx2.app.overrides import with_free_keys, with_lora_entries
 from ltx2.pipelines.catalogue import conf_folder
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def compose(overrides: Sequence[str] = ()) -> Root:
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            return settings_of(hydra.compose("config", overrides=list(overrides)))
+            written = with_free_keys(with_lora_entries(list(overrides)))
+            return settings_of(hydra.compose("config", overrides=written))
     finally:
         GlobalHydra.instance().hydra = before

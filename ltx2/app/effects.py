@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ltx2.errors import UserError
 from ltx2.pipelines.files import needed_roles
-from ltx2.pipelines.settings import Settings, StageSettings
+from ltx2.pipelines.guidance import KINDS, OFF, STREAMS
+from ltx2.pipelines.settings import ModelFile, Settings, StageSettings
 
 _SHIFT = ("tokens", "max_shift", "base_shift", "terminal")
 _SCHEDULER_KEYS = {"ltx2": ("steps", *_SHIFT), "linear_quadratic": ("steps",), "beta": ("steps",)}
@@ -41,8 +43,9 @@ def check_required(settings: Settings) -> None:
             )
     if settings.scheduler.kind == "list" and settings.scheduler.sigmas is None:
         raise UserError("scheduler.sigmas is empty; give it, as scheduler.sigmas=[1.0,0.7,0.4,0.0]")
-    if not settings.model.kind:
-        raise UserError("model.kind is empty; give model.kind=dev or model.kind=distilled")
+    if not settings.model.files.get("checkpoint", ModelFile()).file:
+        key = "model.files.checkpoint.file"
+        raise UserError(f"{key} is empty; give the file, as {key}=PATH")
 
 
 def _reasons(settings: Settings) -> dict[str, str]:
@@ -53,9 +56,11 @@ def _reasons(settings: Settings) -> dict[str, str]:
         | _scheduler(settings)
         | _unused("output", ("crf", "preset"), settings.output.format, _OUTPUT_KEYS)
         | _tiling(settings)
+        | _denoise_tiles(settings, sampling)
         | _guidance(settings, sampling)
         | _schedules(settings, sampling)
         | _files(settings, sampling)
+        | _watching(settings, sampling)
     )
 
 
@@ -89,18 +94,53 @@ def _tiling(settings: Settings) -> dict[str, str]:
     return {f"tiling.{axis}_overlap": f"tiling.{axis}=0 leaves the axis whole" for axis in whole}
 
 
+def _denoise_tiles(settings: Settings, sampling: list[StageSettings]) -> dict[str, str]:
+    if not any("video" in stage.streams for stage in sampling):
+        return {"denoise_tiles": f"pipeline={settings.pipeline.name} samples no pictures"}
+    tiles = settings.denoise_tiles
+    whole = [axis for axis in _TILE_KEYS if getattr(tiles, axis) == 1]
+    reasons = {
+        f"denoise_tiles.{axis}_overlap": f"denoise_tiles.{axis}=1 leaves the axis whole"
+        for axis in whole
+    }
+    if len(whole) == len(_TILE_KEYS):
+        reasons["denoise_tiles.above_tokens"] = "no axis is tiled"
+    return reasons
+
+
 def _guidance(settings: Settings, sampling: list[StageSettings]) -> dict[str, str]:
     """Guidance values that no stage applies, and a negative prompt that no pass reads."""
     if all(stage.guidance == "none" for stage in sampling):
         keys = ["guidance"] + ["negative_prompt"] * bool(settings.negative_prompt)
         return dict.fromkeys(keys, "no stage uses guidance")
+    reasons = _unused_scales(settings, sampling)
     given, preset = settings.guidance, settings.model.preset.guidance
     pairs = ((given.video.cfg, preset.video.cfg), (given.audio.cfg, preset.audio.cfg))
-    off = all((default if own is None else own) in (None, 1.0) for own, default in pairs)
+    # A preset that comes from the checkpoint is not known yet.
+    known = not settings.model.release
+    off = known and all((default if own is None else own) in (None, 1.0) for own, default in pairs)
+    off = off and not (given.video.by_sigma or given.audio.by_sigma)
+    off = off or "cfg" not in KINDS.get(given.kind, ("cfg",))
     # An empty negative prompt asks for nothing, so it is never refused.
     if settings.negative_prompt and off:
-        return {"negative_prompt": "guidance without cfg reads no negative prompt"}
-    return {}
+        reasons["negative_prompt"] = "guidance without cfg reads no negative prompt"
+    return reasons
+
+
+def _unused_scales(settings: Settings, sampling: list[StageSettings]) -> dict[str, str]:
+    """Keys of streams that the kind of guidance or every guided stage leaves out."""
+    kind = settings.guidance.kind
+    used = KINDS.get(kind, tuple(OFF))
+    reasons = {"guidance.max_batch": "guidance=none makes one pass"} if kind == "none" else {}
+    guided = [stage.streams for stage in sampling if stage.guidance == "main"]
+    for stream in STREAMS:
+        unused = [key for key in (*OFF, *(["by_sigma"] * (not used))) if key not in used]
+        reasons |= {f"guidance.{stream}.{k}": f"guidance={kind} does not use it" for k in unused}
+        if all(len(streams) == 1 for streams in guided):
+            reasons[f"guidance.{stream}.modality"] = "the stream is alone"
+        if all(stream not in streams for streams in guided):
+            reasons[f"guidance.{stream}"] = f"no guided stage samples {stream}"
+    return reasons
 
 
 def _schedules(settings: Settings, sampling: list[StageSettings]) -> dict[str, str]:
@@ -117,7 +157,9 @@ def _schedules(settings: Settings, sampling: list[StageSettings]) -> dict[str, s
 
 
 def _files(settings: Settings, sampling: list[StageSettings]) -> dict[str, str]:
-    needed = needed_roles(settings)
+    model = settings.model
+    # A kind that the checkpoint will tell may be dev, which can need one file more.
+    needed = needed_roles(replace(settings, model=replace(model, kind=model.kind or "dev")))
     pipeline = settings.pipeline.name
     reasons = {
         f"model.files.{role}": f"pipeline={pipeline} model={settings.model.name} does not read it"
@@ -126,10 +168,31 @@ def _files(settings: Settings, sampling: list[StageSettings]) -> dict[str, str]:
     }
     if not any("user" in stage.loras for stage in sampling):
         reasons["lora"] = f"no stage of pipeline={pipeline} takes LoRAs"
+    takers = {stage.name for stage in sampling if "user" in stage.loras}
+    for name, lora in settings.lora.items():
+        if takers and takers <= lora.stages.keys():
+            reasons[f"lora.{name}.strength"] = f"lora.{name}.stages names every stage that takes it"
+    if model.release:
+        reasons["model.preset"] = f"model.release={model.release} brings the preset"
     if not any(_reads_input(stage) for stage in settings.pipeline.stages):
         reasons["input"] = f"pipeline={pipeline} starts from nothing but the prompt"
     return reasons
 
 
+def _watching(settings: Settings, sampling: list[StageSettings]) -> dict[str, str]:
+    """What needs a stage that samples, or one whose latents are worth keeping."""
+    pipeline = settings.pipeline.name
+    reasons = {}
+    if not any("video" in stage.streams for stage in sampling):
+        reasons["preview"] = f"pipeline={pipeline} samples no pictures"
+    if not sampling:
+        keys = ("prompt", "negative_prompt", "on_interrupt")
+        reasons |= dict.fromkeys(keys, f"pipeline={pipeline} samples nothing")
+    if all(stage.do in ("load", "decode") for stage in settings.pipeline.stages):
+        reasons["save_latents"] = f"pipeline={pipeline} makes no latents"
+    return reasons
+
+
 def _reads_input(stage: StageSettings) -> bool:
-    return stage.do == "encode" or stage.region or "input" in (stage.video_from, stage.audio_from)
+    used = {stage.video_from, stage.audio_from, *stage.conditions}
+    return stage.do in ("encode", "load") or stage.region or bool(used & {"input", "source"})

@@ -48,7 +48,7 @@ def defaults(conf: Path) -> dict[str, str]:
     for line in (conf / "config.yaml").read_text(encoding="utf-8").splitlines():
         group, colon, option = line.removeprefix("  - ").partition(": ")
         if line.startswith("  - ") and colon:
-            chosen[group] = option.strip()
+            chosen[group] = option.strip().strip('"')
         if not line.strip():
             break
     return chosen

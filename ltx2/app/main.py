@@ -24,6 +24,8 @@ from ltx2.app.overrides import (
     key_of,
     overrides_last,
     overrides_of,
+    with_free_keys,
+    with_lora_entries,
 )
 from ltx2.app.prompts import quote_prompts
 from ltx2.errors import UserError, nearest
@@ -50,12 +52,12 @@ def launch(arguments: list[str]) -> int:
     overrides: list[str] = []
     try:
         conf = conf_folder()
-        arguments = overrides_last(quote_prompts(arguments))
+        arguments = with_lora_entries(overrides_last(quote_prompts(arguments)))
         overrides = overrides_of(arguments)
         check_options(arguments)
         chosen = groups(conf, *extra_folders(arguments))
         check_overrides(overrides, chosen)
-        _run_hydra(arguments, conf)
+        _run_hydra(with_free_keys(arguments), conf)
     except KeyboardInterrupt:
         return _interrupted()
     except SystemExit as end:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,14 @@ _EXPECTED = {
     list: "a list such as [a,b]",
     dict: "a group of keys",
 }
+
+# Tables without fixed keys, such as `lora.user.schedule={0.9: 1.0, 0.4: 0.5}`.
+_TABLES = {
+    "stages": "{base:1.0,refine:0.5}",
+    "schedule": "{0.9:1.0,0.4:0.5}",
+    "by_sigma": "{0.5:{cfg:2.0}}",
+}
+_FREE = re.compile(r"(lora\.\w+\.(stages|schedule)|guidance\.\w+\.by_sigma)[.=]")
 
 # Hydra's own, without --experimental-rerun, which ignores everything else on the command line.
 _OPTIONS = (
@@ -47,6 +56,25 @@ def key_of(text: str) -> str:
     return text.partition("=")[0].lstrip("+~").partition("@")[0].strip()
 
 
+def with_lora_entries(overrides: list[str]) -> list[str]:
+    """`+lora.NAME.KEY=VALUE` as an entry NAME made from lora=user, and the key set in it."""
+    chosen = set(_chosen("lora", overrides))
+    added: list[str] = []
+    result = []
+    for text in overrides:
+        parts = key_of(text).split(".")
+        is_new = text.startswith("+lora.") and len(parts) == 3 and parts[1] not in chosen
+        if is_new and parts[1] not in added:
+            added.append(parts[1])
+        result.append(text.removeprefix("+") if is_new else text)
+    return [*result, *(f"+lora@lora.{name}=user" for name in added)]
+
+
+def with_free_keys(arguments: list[str]) -> list[str]:
+    """Overrides of tables whose keys are the user's, as Hydra wants them: `++KEY=VALUE`."""
+    return [f"++{text}" if _FREE.match(text) else text for text in arguments]
+
+
 def check_options(arguments: list[str]) -> None:
     """Refuse an unknown --option; Hydra's parser would print its whole usage."""
     for text in arguments:
@@ -73,12 +101,15 @@ def check_overrides(overrides: list[str], known: dict[str, list[str]]) -> None:
 
 def _added(key: str, known: dict[str, list[str]], overrides: list[str]) -> str:
     parts = key.split(".")
+    exists = f"{key} exists already; write {key}=VALUE without +"
+    if len(parts) > 1 and parts[1] in _chosen(parts[0], overrides):
+        return exists
     if len(parts) > 1 and parts[0] in ("lora", "conditioning"):
         option = {"lora": "user", "conditioning": "image"}[parts[0]]
         name = f"{parts[0]}.{parts[1]}"
         return f"{key}: add an entry with +{parts[0]}@{name}={option}, then set {name}.*"
     problem = _key_problem(key, known, overrides)
-    return problem or f"{key} exists already; write {key}=VALUE without +"
+    return problem or exists
 
 
 def explain(error: Exception, overrides: list[str], known: dict[str, list[str]]) -> str | None:
@@ -226,7 +257,9 @@ def _value_problem(error: Exception) -> str | None:
     if text == lines[0]:
         return None
     key, _, value = text.lstrip("+").partition("=")
-    return f"{key}={value} is not {expected_type(key)}"
+    example = _TABLES.get(key.rpartition(".")[2])
+    kind = f"a table such as {example}" if example else expected_type(key)
+    return f"{key}={value} is not {kind}"
 
 
 def expected_type(key: str) -> str:

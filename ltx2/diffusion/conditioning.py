@@ -59,6 +59,28 @@ class LatentIndex:
 
 
 @dataclass(frozen=True)
+class AudioIndex:
+    """Sound tokens (B, T, C) written over the audio latent frames from `index` on."""
+
+    tokens: Array
+    index: int = 0
+    strength: float = 1.0
+
+    def apply(self, state: LatentState) -> LatentState:
+        start, stop = self.index, self.index + self.tokens.shape[1]
+        if not 0 <= start <= stop <= state.target_tokens:
+            raise UserError(
+                f"sound of {stop - start} latent frames at {start} does not fit into"
+                f" {state.target_tokens}"
+            )
+        tokens = ops.like(self.tokens, state.clean)
+        clean = ops.concat([state.clean[:, :start], tokens, state.clean[:, stop:]], axis=1)
+        mask = state.mask.copy()
+        mask[:, start:stop] = 1 - self.strength
+        return replace(state, clean=clean, mask=mask)
+
+
+@dataclass(frozen=True)
 class MaskedLatent:
     """A whole clip (B, F, H, W, C) kept where `mask` (B or 1, F, H, W) is 1 (inpainting)."""
 

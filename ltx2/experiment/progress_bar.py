@@ -59,6 +59,10 @@ class RunBar:
             self._units = min(self._units + units, self._phase.units)
             self._show(note)
 
+    def aside(self, seconds: float) -> None:
+        """Seconds per unit leave out what no unit took."""
+        self._began += seconds
+
     def end(self) -> None:
         """The current phase is done, whatever its units said."""
         if self._phase is not None:

@@ -15,7 +15,7 @@ import ltx2
 from ltx2.media.atomic import replacing
 from ltx2.pipelines.plan import Plan
 from ltx2.pipelines.runner import Outcome
-from ltx2.weights.header import Header
+from ltx2.weights.header import header_hash
 
 PACKAGES = ("numpy", "safetensors", "tokenizers", "av", "hydra-core", "torch", "mlx")
 
@@ -29,16 +29,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def header_hash(header: Header) -> str:
-    """SHA-256 of names, shapes, dtypes, offsets and metadata; no tensor is read."""
-    content = {
-        "metadata": header.metadata,
-        "tensors": {n: [t.dtype, t.shape, t.start, t.stop] for n, t in header.tensors.items()},
-    }
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def weights_record(plan: Plan) -> list[dict[str, Any]]:
@@ -90,6 +80,7 @@ def build_record(
             "seconds": round(sum(phase.seconds for phase in phases), 3),
             "peak_rss_bytes": max((p.peak_rss_bytes for p in phases), default=None),
             "text": outcome.text,
+            "enhanced_prompt": outcome.enhanced_prompt,
             "statistics": outcome.statistics,
             "warnings": outcome.checks.warnings,
             "steps": outcome.steps,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ltx2.experiment.interrupt import Interrupt
 from ltx2.experiment.progress_bar import RunBar
 from ltx2.experiment.record import build_record, write_record, write_text
 from ltx2.experiment.sink import ClipSink, SoundSink
@@ -20,6 +21,8 @@ from ltx2.pipelines.plan import Plan, make_plan
 from ltx2.pipelines.progress import Quiet
 from ltx2.pipelines.runner import Runner
 from ltx2.pipelines.settings import Settings
+from ltx2.pipelines.unfinished import unfinished
+from ltx2.pipelines.watching import StageWatch
 from ltx2.weights.dtype_policy import COMPONENTS, dtype_policy
 
 log = logging.getLogger(__name__)
@@ -35,41 +38,82 @@ def generate(
 
     The plan is checked before the backend is made, and everything before a weight is read.
     Raises UserError for bad input (nothing is written), CheckFailed for a result that cannot be
-    right; a failed or interrupted run leaves its partial record.
+    right; a failed or interrupted run leaves its partial record. A first Ctrl-C while sampling
+    ends the step, then KeyboardInterrupt is raised.
     """
     plan = make_plan(settings)
     backend = make_backend()
     dtypes = component_dtypes(plan.settings, backend)
     log.info("%s", describe(plan, dtypes))
     check_writable(folder)
-    sink = (
-        ClipSink(folder, plan.settings.output, plan.fps, plan.frames)
-        if plan.has_video
-        else SoundSink(folder)
-    )
+    sink = _sink(plan, folder)
     write_text(folder / "config.yaml", resolved_yaml(plan.settings))
     bar = RunBar(phase_costs(plan)) if show_progress else contextlib.nullcontext(Quiet())
-    runner = Runner(plan, backend, dtypes)
+    runner = Runner(plan, backend, dtypes, folder=folder)
+    interrupt = Interrupt()
+    runner.stop = interrupt
+
+    partial: dict[str, Any] = {}
 
     def record(status: str, **extra: Any) -> dict[str, Any]:
         return build_record(plan, backend, dtypes, runner.outcome, status) | extra
 
-    try:
-        with bar as progress, sink:
-            runner.progress = progress
-            runner.run(sink)
-        sink.write_sheet()
-        final = record("completed")
-        if sink.carries_comment:
-            write_comment(sink.path, json.dumps(final, ensure_ascii=False))
-    except KeyboardInterrupt:
-        write_record(folder, record("interrupted"))
-        raise
-    except Exception as error:
-        write_record(folder, record("failed", error=f"{type(error).__name__}: {error}"))
-        raise
-    write_record(folder, final)
+    with interrupt:
+        try:
+            with bar as progress:
+                runner.progress = progress
+                try:
+                    with sink:
+                        runner.run(sink)
+                except KeyboardInterrupt:
+                    if runner.watch is not None:
+                        partial["interrupted_in"] = _place(runner.watch)
+                    if plan.settings.on_interrupt == "decode" and interrupt.signals == 1:
+                        partial |= _decoded(runner, folder)
+                    raise
+            sink.write_sheet()
+            final = record("completed")
+            if sink.carries_comment:
+                write_comment(sink.path, json.dumps(final, ensure_ascii=False))
+        except KeyboardInterrupt:
+            write_record(folder, record("interrupted", **partial))
+            raise
+        except Exception as error:
+            write_record(folder, record("failed", error=f"{type(error).__name__}: {error}"))
+            raise
+        write_record(folder, final)
     return sink.path
+
+
+def _sink(plan: Plan, folder: Path, ending: str = "") -> ClipSink | SoundSink:
+    """Where the plan's clip goes; `ending` is added to the file's name."""
+    if not plan.has_video:
+        return SoundSink(folder, f"audio{ending}")
+    name = f"video{ending}"
+    return ClipSink(folder, plan.settings.output, plan.fps, plan.output_frames, name)
+
+
+def _decoded(runner: Runner, folder: Path) -> dict[str, Any]:
+    """Decode what an interrupted run has so far; what the record says about it."""
+    found = unfinished(runner)
+    if found is None:
+        log.warning("interrupted before there was anything to decode")
+        return {}
+    try:
+        sink = _sink(found.plan, folder, "-partial")
+        with sink:
+            found.decode(runner, sink)
+    except Exception as error:  # the run ends as interrupted all the same
+        log.warning("what is there cannot be decoded: %s: %s", type(error).__name__, error)
+        return {}
+    log.warning("interrupted; wrote %s", sink.path)
+    return {"partial": found.record() | {"file": sink.path.name}}
+
+
+def _place(watch: StageWatch) -> dict[str, Any]:
+    assert watch.stage.sigmas is not None
+    steps = (len(watch.stage.sigmas) - 1) * watch.stage.repeats
+    return {"stage": watch.stage.name, "steps_done": watch.steps_done, "steps": steps}
 
 
 def component_dtypes(settings: Settings, backend: Any) -> dict[str, str]:

@@ -15,7 +15,6 @@ from ltx2.media.images import write_png
 from ltx2.media.video import VideoWriter, check_target
 from ltx2.pipelines.settings import OutputSettings
 
-SOUND = "audio.wav"
 SHEET_TILES, SHEET_COLUMNS, SHEET_TILE_PX = 8, 4, 256
 
 
@@ -24,8 +23,8 @@ class SoundSink:
 
     carries_comment = False
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / SOUND
+    def __init__(self, folder: Path, name: str = "audio") -> None:
+        self.path = folder / f"{name}.wav"
         self._sound: tuple[np.ndarray, int] | None = None
 
     def __enter__(self) -> Self:
@@ -55,9 +54,11 @@ class SoundSink:
 class ClipSink:
     """Streams chunks to the encoder; the file appears only when everything went well."""
 
-    def __init__(self, folder: Path, output: OutputSettings, fps: float, frames: int) -> None:
+    def __init__(
+        self, folder: Path, output: OutputSettings, fps: float, frames: int, name: str = "video"
+    ) -> None:
         suffix = "" if output.format == "png" else f".{output.format}"
-        self.path = folder / f"video{suffix}"
+        self.path = folder / f"{name}{suffix}"
         self._sheet = folder / "frames.png" if output.contact_sheet else None
         # Only H.264 has presets, and only lossy video has a CRF.
         lossy = output.format in ("mp4", "webm")
@@ -65,7 +66,9 @@ class ClipSink:
             crf=output.crf if lossy else None,
             preset=output.preset if output.format == "mp4" else None,
         )
-        self.carries_comment = check_target(self.path, self._options).carries_comment
+        # A folder of frames has no tag of its own; run.json is beside it.
+        tagged = check_target(self.path, self._options).carries_comment
+        self.carries_comment = tagged and suffix != ""
         self._carries_audio = check_target(self.path, self._options).carries_audio
         self._fps = fps
         self._picks = set(np.linspace(0, frames - 1, min(SHEET_TILES, frames)).round().astype(int))

@@ -218,7 +218,7 @@ class GifEncoder:
 
         self._fps, self._written = clip.fps, 0
         self._container = av.open(str(path), "w", format="gif", options={"loop": "0"})
-        self._video = cast("VideoStream", self._container.add_stream("gif", rate=clip.fps))
+        self._video = self._container.add_stream("gif", rate=clip.fps)
         self._video.width, self._video.height = clip.width, clip.height
         self._video.pix_fmt = "pal8"
         self._graph = av.filter.Graph()

@@ -69,20 +69,38 @@ class GemmaMLP:
 
 @dataclass(frozen=True)
 class Span:
-    """What attention of one layer type needs: rotary tables (T, D/2) and an additive bias.
+    """What attention of one layer type needs: rotary tables (T, D/2) and which keys are seen.
 
-    `bias` (B or 1, 1, T, T) is None where plain causal attention is meant.
+    `bias` (B or 1, 1, T, T) is additive; without it attention is plainly causal, or sees every key.
     """
 
     cos: Array
     sin: Array
     bias: Array | None
+    causal: bool
 
     def rotate(self, x: Array) -> Array:
         """x (B, N, T, D): the first half of D turns against the second."""
         half = x.shape[-1] // 2
         a, b = x[..., :half], x[..., half:]
         return ops.concat([a * self.cos - b * self.sin, b * self.cos + a * self.sin], axis=-1)
+
+
+@dataclass
+class KeyValues:
+    """Keys and values (B, N', S, D) of the tokens that one layer has seen, for generation."""
+
+    window: int | None  # tokens a query sees, itself included; None for all
+    k: Array | None = None
+    v: Array | None = None
+
+    def extend(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """Those kept and the new ones; keeps what the window of the next token can see."""
+        if self.k is not None and self.v is not None:
+            k, v = ops.concat([self.k, k], axis=2), ops.concat([self.v, v], axis=2)
+        first = 0 if self.window is None else max(0, k.shape[2] - (self.window - 1))
+        self.k, self.v = k[:, :, first:], v[:, :, first:]
+        return k, v
 
 
 @dataclass
@@ -114,13 +132,15 @@ class GemmaAttention:
             scale=config.query_scalar**-0.5,
         )
 
-    def __call__(self, x: Array, span: Span) -> Array:
-        """(B, T, C) -> (B, T, C)."""
+    def __call__(self, x: Array, span: Span, cache: KeyValues | None = None) -> Array:
+        """(B, T, C) -> (B, T, C). With a filled `cache`, T is 1."""
         q = span.rotate(self.q_norm(split_heads(self.q_proj(x), self.heads)))
         k = span.rotate(self.k_norm(split_heads(self.k_proj(x), self.kv_heads)))
         v = split_heads(self.v_proj(x), self.kv_heads)
-        causal = span.bias is None
-        return self.o_proj(merge_heads(ops.attention(q, k, v, span.bias, causal, self.scale)))
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        out = ops.attention(q, k, v, span.bias, span.causal, self.scale)
+        return self.o_proj(merge_heads(out))
 
 
 @dataclass
@@ -144,8 +164,8 @@ class GemmaLayer:
         mlp = GemmaMLP.declare(config.hidden, config.intermediate)
         return cls(norm(), attention, norm(), norm(), mlp, norm(), kind)
 
-    def __call__(self, x: Array, span: Span) -> Array:
-        y = self.self_attn(self.input_layernorm(x), span)
+    def __call__(self, x: Array, span: Span, cache: KeyValues | None = None) -> Array:
+        y = self.self_attn(self.input_layernorm(x), span, cache)
         x = x + self.post_attention_layernorm(y)
         y = self.mlp(self.pre_feedforward_layernorm(x))
         return x + self.post_feedforward_layernorm(y)
@@ -178,7 +198,7 @@ class Gemma3:
         """
         x = self.embed_tokens(ids)
         states = [x]
-        spans = {kind: self._span(kind, ids.shape[1], mask, x) for kind in self.config.layer_types}
+        spans = self.spans(ids.shape[1], x, mask)
         for index, layer in enumerate(self.layers):
             x = layer(x, spans[layer.kind])
             ops.settle(index, x)
@@ -186,22 +206,40 @@ class Gemma3:
         states[-1] = self.norm(x)
         return states
 
-    def _span(self, kind: str, tokens: int, mask: np.ndarray | None, ref: Array) -> Span:
-        local = kind == LOCAL
-        scale = self.config.local_rope if local else self.config.global_rope
-        bias = host_bias(tokens, self.config.window if local else None, mask)
-        cos, sin = (
-            ops.like(ops.asarray(table, ref), ref)
-            for table in host_tables(tokens, self.config.head_dim, scale)
-        )
-        return Span(cos, sin, None if bias is None else ops.asarray(bias, ref))
+    def spans(self, tokens: int, ref: Array, mask: np.ndarray | None = None) -> dict[str, Span]:
+        """For attention among `tokens` tokens from position 0, by layer type."""
+        spans = {}
+        for kind in sorted(set(self.config.layer_types)):
+            bias = host_bias(tokens, self.window(kind), mask)
+            place = None if bias is None else ops.asarray(bias, ref)
+            spans[kind] = Span(*self._tables(kind, 0, tokens, ref), place, bias is None)
+        return spans
+
+    def spans_at(self, position: int, ref: Array) -> dict[str, Span]:
+        """For the one token at `position`, which sees all that the layers' `KeyValues` hold."""
+        return {
+            kind: Span(*self._tables(kind, position, 1, ref), None, False)
+            for kind in sorted(set(self.config.layer_types))
+        }
+
+    def window(self, kind: str) -> int | None:
+        """Tokens that a query of this layer type sees; None for all before it."""
+        return self.config.window if kind == LOCAL else None
+
+    def _tables(self, kind: str, start: int, tokens: int, ref: Array) -> tuple[Array, Array]:
+        scale = self.config.local_rope if kind == LOCAL else self.config.global_rope
+        cos, sin = host_tables(tokens, self.config.head_dim, scale, start)
+        return ops.like(ops.asarray(cos, ref), ref), ops.like(ops.asarray(sin, ref), ref)
 
 
-def host_tables(tokens: int, head_dim: int, scale: RopeScale) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin (T, D/2) of positions 0..T-1, float32."""
+def host_tables(
+    tokens: int, head_dim: int, scale: RopeScale, start: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin (T, D/2) of positions start..start+T-1, float32."""
     exponent = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
     frequency = (scale.theta**-exponent / scale.factor).astype(np.float32)
-    angle = (np.arange(tokens, dtype=np.float32)[:, None] * frequency).astype(np.float64)
+    position = np.arange(start, start + tokens, dtype=np.float32)
+    angle = (position[:, None] * frequency).astype(np.float64)
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 

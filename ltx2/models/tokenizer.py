@@ -1,9 +1,13 @@
-"""Prompt text to token ids as the text encoder was trained to see them (spec text.md section 2)."""
+"""Prompt text to token ids as the text encoder was trained to see them (spec text.md section 2).
+
+Conversations, for rewriting prompts, are in the format of Gemma 3 (section 10).
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ log = logging.getLogger(__name__)
 
 MAX_TOKENS = 1024
 FILES = ("tokenizer.json", "tokenizer_config.json")
+TURN, END_OF_TURN = "<start_of_turn>", "<end_of_turn>"
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class PromptTokenizer:
     tokenizer: Any
     bos: int
     pad: int
+    eos: int | None = None
 
     @classmethod
     def from_directory(cls, directory: Path) -> PromptTokenizer:
@@ -59,7 +65,7 @@ class PromptTokenizer:
         if bos is None or pad is None:
             absent = "bos_token" if bos is None else "pad_token or eos_token"
             raise UserError(f"{source}: tokenizer_config.json names no {absent} of the vocabulary")
-        return cls(parsed, bos, pad)
+        return cls(parsed, bos, pad, eos)
 
     def __call__(self, text: str, limit: int = MAX_TOKENS) -> Prompt:
         """Ids of the stripped `text`; the empty prompt is BOS alone. Warns when it cuts."""
@@ -78,6 +84,35 @@ class PromptTokenizer:
     def pad_left(self, prompt: Prompt, length: int = MAX_TOKENS) -> np.ndarray:
         """Ids (length,) int32 with padding in front."""
         return np.pad(prompt.ids, (length - len(prompt.ids), 0), constant_values=self.pad)
+
+    def chat(self, system: str, user: str) -> np.ndarray:
+        """Ids (n,) int32 of a conversation in which the model speaks next.
+
+        Gemma 3 has no system turn: the text `system` opens the user's. Raises UserError for a
+        tokenizer without turns.
+        """
+        if self._turn_ids() is None:
+            raise UserError(
+                f"this text encoder cannot generate: its tokenizer has no {TURN} and {END_OF_TURN};"
+                " switch prompt enhancement off, or use a model with Gemma 3 as its text encoder"
+            )
+        text = f"{TURN}user\n{system}\n\n{user.strip()}{END_OF_TURN}\n{TURN}model\n"
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return np.array([self.bos, *ids], np.int32)
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """Ids that end what the model says: EOS and the end of its turn."""
+        turn = self._turn_ids() or (None, None)
+        return frozenset(i for i in (self.eos, turn[1]) if i is not None)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of generated ids, without special tokens."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def _turn_ids(self) -> tuple[int, int] | None:
+        start, end = (self.tokenizer.token_to_id(token) for token in (TURN, END_OF_TURN))
+        return None if start is None or end is None else (start, end)
 
 
 def check_tokenizer_files(directory: Path) -> None:

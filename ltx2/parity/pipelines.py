@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ltx2.diffusion.noise import Replay
-from ltx2.errors import UserError
 from ltx2.parity.registry import Case, Outputs, component
 from ltx2.pipelines.catalogue import load_pipeline, load_schedules
 from ltx2.pipelines.plan import make_plan
@@ -28,8 +27,9 @@ from ltx2.pipelines.settings import (
     TilingSettings,
 )
 from ltx2.weights.checkpoint import identify, upsampling
-from ltx2.weights.dtype_policy import COMPONENTS, dtype_policy
+from ltx2.weights.dtype_policy import dtype_policy
 from ltx2.weights.header import read_header
+
 
 class Memory:
     """A sink that keeps frames and sound for comparison."""

@@ -87,7 +87,7 @@ def rotary(case: Case) -> dict[str, np.ndarray]:
     cos, sin = case.numpy(table.cos), case.numpy(table.sin)
     if options.split:
         cos, sin = (rearrange(t, "b t n d -> b n t d") for t in (cos, sin))
-    rotated = rope.rotate(x, table, options.heads)
+    rotated = rope.rotate(x, table)
     return {
         "frequencies": rope.frequencies(options),
         "cos": cos,

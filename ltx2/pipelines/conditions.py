@@ -8,13 +8,20 @@ from typing import Any
 import numpy as np
 
 from ltx2 import ops
-from ltx2.diffusion.appended import AttentionStrength, KeyframeIndex, Reference
+from ltx2.diffusion.appended import (
+    AttentionStrength,
+    AudioReference,
+    KeyframeIndex,
+    Reference,
+)
 from ltx2.diffusion.conditioning import LatentIndex, MaskedLatent
 from ltx2.diffusion.frames import subsampled, token_strengths
 from ltx2.errors import UserError
+from ltx2.media.control import IMAGE_SUFFIXES, reference_clip
 from ltx2.media.images import read_image, recompress
 from ltx2.media.pixels import cover_resize, to_unit_range
 from ltx2.media.video import read_video
+from ltx2.models.latents import audio_positions, pack_audio
 from ltx2.models.video_vae import VideoEncoder
 from ltx2.ops import Array
 from ltx2.pipelines.components.video import load_video_encoder
@@ -24,7 +31,8 @@ from ltx2.pipelines.plan import Plan, StagePlan
 from ltx2.pipelines.settings import ConditioningSettings
 from ltx2.pipelines.sources import encode_clip, prepared_clip
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+# Seconds between the end of a reference sound and the start of the clip.
+REFERENCE_GAP = np.float32(0.04)
 
 
 def prepared_image(path: str, crf: int, height: int, width: int) -> np.ndarray:
@@ -52,13 +60,23 @@ def condition_items(
     items: list[Any] = []
     if "mask" in stage.settings.conditions and plan.settings.input.mask:
         items.append(_kept(plan, stage, start))
-    if not wanted:
+    shows_source = "source" in stage.settings.conditions
+    if not wanted and not shows_source:
         return items
     encoder = load_video_encoder(plan.headers["checkpoint"], backend, dtype)
     for condition in wanted:
         build = {"image": _image, "video": _clip, "reference": _reference}[condition.kind]
         items.append(build(condition, plan, stage, Encoding(encoder, plan, backend, dtype)))
+    if shows_source:
+        whole = ConditioningSettings(kind="reference", path=plan.settings.input.video)
+        items.append(_reference(whole, plan, stage, Encoding(encoder, plan, backend, dtype)))
     return items
+
+
+def sound_reference(plan: Plan, audio: Array) -> AudioReference:
+    """The sound latent (1, T, M, C) as reference tokens at negative times (spec 2.12)."""
+    positions = audio_positions(audio.shape[1], plan.audio_timing)
+    return AudioReference(ops.f32(pack_audio(audio)), positions - positions.max() - REFERENCE_GAP)
 
 
 class Encoding:
@@ -103,7 +121,10 @@ def _reference(
     """A reference video, smaller and sparser as the IC-LoRA's metadata says (spec 2.5)."""
     downscale, temporal = reference_scales(plan.settings, plan.files)
     height, width = stage.height // downscale, stage.width // downscale
-    frames, _ = read_video(condition.path, plan.frames)
+    output = plan.height, plan.width
+    frames = reference_clip(
+        condition.path, condition.control, plan.frames, height, width, output
+    )
     if len(frames) > 1 and temporal > 1:
         frames = subsampled(frames, temporal, 0)
     usable = (len(frames) - 1) // plan.scale.time * plan.scale.time + 1

@@ -57,7 +57,7 @@ def phase_costs(plan: Plan) -> list[PhaseCost]:
             header = plan.headers[stage.settings.upscaler]
             weights = sum(info.size for info in header.tensors.values())
             rows.append(PhaseCost(stage.name, 1, 2.0 * weights * stage.tokens))
-        else:
+        elif stage.settings.do == "decode":
             weights = parameters.get("audio VAE decoder", 0) + parameters.get("vocoder", 0)
             rows.append(PhaseCost("audio decode", 1, 2.0 * weights * plan.audio_length))
             pixels = plan.height * plan.width
@@ -74,11 +74,11 @@ def component_parameters(header: Header) -> dict[str, int]:
 def transformer_pass(plan: Plan, stage: StagePlan) -> float:
     """Operations of one guidance pass over both streams."""
     config = plan.transformer
-    video, audio = stage.tokens, plan.audio_length
+    video, audio = stage.tokens_per_call, plan.audio_length
     return config.layers * (_block(config.video, video) + _block(config.audio, audio))
 
 
-def _block(stream: StreamConfig, tokens: int) -> float:
+def _block(stream: StreamConfig, tokens: float) -> float:
     width = stream.heads * stream.head_dim
     linear = 2.0 * tokens * 16 * width**2
     attention = 4.0 * tokens * (tokens + TEXT_TOKENS) * width

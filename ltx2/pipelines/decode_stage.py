@@ -12,6 +12,7 @@ from ltx2.ops import Array
 from ltx2.pipelines.checks import FrameStatistics, check_audio, check_video
 from ltx2.pipelines.components.audio import decode_audio, load_audio_decoder, load_vocoder
 from ltx2.pipelines.components.video import load_video_decoder
+from ltx2.pipelines.extension import joined_frames, joined_sound
 from ltx2.pipelines.plan import StagePlan
 from ltx2.pipelines.sources import input_frames, input_waveform
 
@@ -61,27 +62,31 @@ def _sound(run: Runner, latent: Array | None, sink: Sink) -> None:
             waveform, rate = decode_audio(decoder, vocoder, latent)
             run.progress.advance()
         check_audio(run.outcome.checks, waveform, rate, plan.frames / plan.fps)
+    if plan.extends:
+        waveform = joined_sound(plan, waveform, rate)
     run.outcome.statistics["audio"] = _audio_record(waveform, rate)
     sink.audio(waveform, rate)
 
 
 def _picture(run: Runner, latent: Array | None, sink: Sink) -> None:
     statistics = FrameStatistics()
-    with run.phase("video decode", run.plan.frames):
+    with run.phase("video decode", run.plan.output_frames):
         for chunk in _chunks(run, latent):
             statistics.add(chunk)
             sink.frames(chunk)
             run.progress.advance(len(chunk))
-    check_video(run.outcome.checks, statistics, run.plan.frames)
+    check_video(run.outcome.checks, statistics, run.plan.output_frames)
     run.outcome.statistics["video"] = statistics.record()
 
 
 def _chunks(run: Runner, latent: Array | None) -> Iterator[np.ndarray]:
+    plan = run.plan
     if latent is None:
-        return input_frames(run.plan)
-    header, dtype = run.plan.headers["checkpoint"], run.dtypes["video_vae"]
+        return input_frames(plan, plan.frames)
+    header, dtype = plan.headers["checkpoint"], run.dtypes["video_vae"]
     decoder = load_video_decoder(header, run.backend, dtype)
-    return decode_frames(decoder, latent, run.plan.tiling, run.decode_noise)
+    made = decode_frames(decoder, latent, plan.tiling, run.decode_noise)
+    return joined_frames(plan, input_frames(plan), made) if plan.extends else made
 
 
 def _audio_record(waveform: np.ndarray, rate: int) -> dict[str, Any]:

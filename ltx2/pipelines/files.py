@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ltx2.errors import MissingFile
@@ -36,9 +36,34 @@ def places(file: str, folder: Path) -> tuple[Path, ...]:
     return (folder / path, path, *sorted(folder.glob(f"*/{path}")))
 
 
+def media_path(path: str) -> str:
+    """`path`, with `package:` standing for the package's own files."""
+    return str(places(path, Path())[0]) if path.startswith(PACKAGE) else path
+
+
+def with_media_paths(settings: Settings) -> Settings:
+    """Settings whose media paths are real ones."""
+    given = settings.input
+    return replace(
+        settings,
+        input=replace(
+            given,
+            video=media_path(given.video),
+            audio=media_path(given.audio),
+            mask=media_path(given.mask),
+        ),
+        conditioning={
+            name: replace(item, path=media_path(item.path), mask=media_path(item.mask))
+            for name, item in settings.conditioning.items()
+        },
+    )
+
+
 def needed_roles(settings: Settings) -> list[str]:
     """Roles of the model's files that the pipeline's stages use, in the order of use."""
-    roles = ["checkpoint", "text_encoder"]
+    roles = ["checkpoint"]
+    if any(stage.do == "sample" for stage in settings.pipeline.stages):
+        roles.append("text_encoder")
     for stage in settings.pipeline.stages:
         if stage.do == "upscale":
             roles.append(stage.upscaler)
@@ -89,5 +114,5 @@ def _command(file: ModelFile, folder: Path) -> str:
 
 
 def active_loras(loras: dict[str, LoraSettings]) -> dict[str, LoraSettings]:
-    """LoRAs whose strength is not 0: a strength of 0 is the identity and is not read."""
-    return {name: lora for name, lora in loras.items() if lora.strength != 0}
+    """LoRAs with a strength other than 0 on some stage; 0 is the identity and is not read."""
+    return {n: lora for n, lora in loras.items() if lora.strength != 0 or any(lora.stages.values())}

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 from ltx2.errors import UserError, nearest
+from ltx2.media.control import IMAGE_SUFFIXES, check_reference
 from ltx2.media.images import read_image
 from ltx2.media.video import read_metadata
+from ltx2.pipelines.extension import check_extension
+from ltx2.pipelines.files import active_loras
 from ltx2.pipelines.loras import reference_scales
 from ltx2.pipelines.plan import Plan, StagePlan
 from ltx2.pipelines.settings import ConditioningSettings
+
+log = logging.getLogger(__name__)
 
 KINDS = ("image", "video", "reference")
 
@@ -18,6 +26,8 @@ def check_inputs(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
         _check_condition(f"conditioning.{name}", item, plan, stages)
     _check_references(plan, stages)
     _check_region(plan, stages)
+    if any(stage.settings.extend for stage in stages):
+        check_extension(plan)
     _check_input_files(plan, stages)
 
 
@@ -45,8 +55,12 @@ def _check_condition(
         raise UserError(f"{key}.frame={item.frame} is outside the clip of {plan.frames} frames")
     if item.path == "":
         raise UserError(f"{key}.path is empty; give the file")
+    if item.kind != "reference" and item.control != "none":
+        raise UserError(f"{key}.control={item.control} has no effect on kind={item.kind}")
     if item.kind == "image":
         read_image(item.path)
+    elif item.kind == "reference":
+        check_reference(item.path, item.control, plan.frames, plan.height, plan.width)
     else:
         _check_clip(key, item, plan)
 
@@ -102,16 +116,25 @@ def _check_input_files(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
     encoding = [stage.settings for stage in stages if stage.settings.do == "encode"]
     encoded = {stream for stage in encoding for stream in stage.streams}
     frozen = {s for stage in stages for s in stage.settings.freeze}
+    shown = any("source" in s.settings.conditions for s in stages)
+    referenced = any(stage.settings.audio_reference for stage in stages)
+    loras = active_loras(plan.settings.lora)
+    if referenced and len(loras) > 1:
+        raise UserError(f"pipeline={name} takes one LoRA, not {len(loras)}: {', '.join(loras)}")
+    if referenced and not loras:
+        log.warning("pipeline=%s without its LoRA: the model was not trained for it", name)
     heard = any(stage.settings.audio_from == "input" for stage in stages)
-    if given.video and "video" not in encoded and not _shows_input(stages):
+    if given.video and not shown and "video" not in encoded and not _shows_input(stages):
         raise UserError(f"input.video has no effect on pipeline={name}; drop it")
     if given.audio and "audio" not in encoded and not heard:
         raise UserError(f"input.audio has no effect on pipeline={name}; drop it")
     if given.mask and not any("mask" in s.settings.conditions for s in stages):
         raise UserError(f"input.mask has no effect on pipeline={name}; use pipeline=inpaint")
+    if any("mask" in s.settings.conditions for s in stages):
+        _check_mask(plan)
     if given.audio_start < 0:
         raise UserError(f"input.audio_start={given.audio_start} is negative")
-    needs_sound = heard or "audio" in frozen
+    needs_sound = heard or referenced or ("audio" in frozen and "audio" in encoded)
     source = given.audio or given.video
     if needs_sound and not source:
         raise UserError(f"pipeline={name} starts from sound; set input.audio=FILE")
@@ -120,6 +143,17 @@ def _check_input_files(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
 
         if read_audio(source, given.audio_start, 0.1) is None:
             raise UserError(f"{source} has no audio stream; pipeline={name} needs sound")
+
+
+def _check_mask(plan: Plan) -> None:
+    """The mask of an inpainting is there and lasts as long as the clip."""
+    path = plan.settings.input.mask
+    if not path:
+        raise UserError("an inpainting needs input.mask=FILE: a picture or video, white = generate")
+    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+        read_image(path)
+    elif (frames := read_metadata(path).frames) < plan.frames:
+        raise UserError(f"input.mask={path} has {frames} frames, the clip {plan.frames}")
 
 
 def _shows_input(stages: tuple[StagePlan, ...]) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ltx2 import ops
-from ltx2.diffusion.conditioning import TimeRegion
+from ltx2.diffusion.appended import AudioReference
+from ltx2.diffusion.conditioning import AudioIndex, TimeRegion
 from ltx2.diffusion.noise import NoiseSource
 from ltx2.diffusion.state import LatentState, cleared, freeze, initial_state, noised
 from ltx2.models.latents import (
@@ -23,6 +24,8 @@ from ltx2.ops import Array
 from ltx2.pipelines.plan import Plan, StagePlan
 
 STREAMS = ("video", "audio")
+# Conditioning items of the audio stream; all others belong to the video.
+SOUND_ITEMS = (AudioIndex, AudioReference)
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,10 @@ class StateBuilder:
             if stream not in stage.settings.streams:
                 continue
             state = self._clean(stage, stream, start)
-            for item in items if stream == "video" else ():
-                state = item.apply(state)
-            states[stream] = self._noised(stage, stream, state)
+            for item in items:
+                if isinstance(item, SOUND_ITEMS) == (stream == "audio"):
+                    state = item.apply(state)
+            states[stream] = self.with_noise(stage, stream, state)
         return states
 
     def _clean(self, stage: StagePlan, stream: str, start: Latents) -> LatentState:
@@ -67,10 +71,15 @@ class StateBuilder:
         positions = audio_positions(plan.audio_length, plan.audio_timing)
         return initial_state(self._or_zeros(tokens, shape), positions)
 
-    def _or_zeros(self, tokens: Array | None, shape: tuple[int, ...]) -> Array:
-        return self.backend.array(np.zeros(shape, np.float32)) if tokens is None else tokens
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        """Float32 zeros on the backend: what a stream that starts from nothing starts from."""
+        return self.backend.array(np.zeros(shape, np.float32))
 
-    def _noised(self, stage: StagePlan, stream: str, state: LatentState) -> LatentState:
+    def _or_zeros(self, tokens: Array | None, shape: tuple[int, ...]) -> Array:
+        return self.zeros(shape) if tokens is None else tokens
+
+    def with_noise(self, stage: StagePlan, stream: str, state: LatentState) -> LatentState:
+        """`state` at the stage's first sigma, or frozen; the next draw of the run is its noise."""
         given = self.plan.settings.input
         frozen = stream in stage.settings.freeze
         if stage.settings.region:
@@ -90,11 +99,13 @@ class StateBuilder:
         noisy = noised(state, draw, stage.sigmas[0])
         return replace(noisy, mask=np.zeros_like(state.mask), frozen=True)
 
-    def latents(self, stage: StagePlan, states: dict[str, LatentState | None]) -> Latents:
+    def latents(self, states: dict[str, LatentState | None]) -> Latents:
         """The target tokens of finished states as latents."""
         video, audio = states["video"], states["audio"]
-        channels = self.plan.audio.latent_channels
-        return Latents(
-            None if video is None else unpack_video(cleared(video), stage.grid),
-            None if audio is None else unpack_audio(cleared(audio), channels),
-        )
+        pictures = sound = None
+        if video is not None:
+            assert video.grid is not None
+            pictures = unpack_video(cleared(video), video.grid)
+        if audio is not None:
+            sound = unpack_audio(cleared(audio), self.plan.audio.latent_channels)
+        return Latents(pictures, sound)

@@ -1,12 +1,15 @@
-"""Noise of the device's own generator, for matching clips that were made on that device."""
+"""Noise of the device's own generator, and the position of a run in its stream of draws."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from ltx2.diffusion.noise import NoiseSource
 
 # The golden ratio in 32 bits: seeds of successive draws differ in many bits.
 _STRIDE = 0x9E3779B1
@@ -25,3 +28,25 @@ class DeviceNoise:
         seed = (self.seed + self.drawn * _STRIDE) % 2**63
         self.drawn += 1
         return self.backend.numpy(self.backend.normal(tuple(shape), seed)).astype(dtype)
+
+
+@dataclass
+class CountedNoise:
+    """Passes on the draws of `source` and remembers the size of each.
+
+    Another run with the same seed gets to the same place in the stream by `skip`: it makes the
+    same draws and drops them, so that what comes next is the same on every kind of source.
+    """
+
+    source: NoiseSource
+    draws: list[int] = field(default_factory=list)
+
+    def normal(self, shape: Sequence[int], dtype: str = "float32") -> np.ndarray:
+        """The next draw of `shape`."""
+        self.draws.append(math.prod(shape))
+        return self.source.normal(shape, dtype)
+
+    def skip(self, draws: Sequence[int]) -> None:
+        """Make float32 draws of these sizes and drop them."""
+        for count in draws:
+            self.normal((count,))

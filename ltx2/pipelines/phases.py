@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Phases:
 
     backend: Any
     records: list[PhaseRecord] = field(default_factory=list)
+    _asides: dict[str, float] = field(default_factory=dict)
 
     def memory_bytes(self) -> int:
         """Peak memory of the running phase so far: the device's, or the process's on a CPU."""
@@ -56,6 +57,7 @@ class Phases:
         """Everything inside counts as `name`; pending device work is waited for at the end."""
         _reset_peak_rss()
         self.backend.reset_peak()
+        self._asides.clear()
         start = time.monotonic()
         progress.begin(name, units)
         try:
@@ -63,10 +65,24 @@ class Phases:
             self.backend.synchronize()
         finally:
             progress.end()
-        seconds = time.monotonic() - start
+        seconds = time.monotonic() - start - sum(self._asides.values())
         record = PhaseRecord(name, seconds, peak_rss(), self.backend.peak_bytes())
         self.records.append(record)
+        for aside, spent in self._asides.items():
+            self.records.append(replace(record, phase=aside, seconds=spent))
         log.info("%s: %.2f s, peak memory %.2f GB", name, seconds, record.peak_rss_bytes / 1e9)
+
+    @contextmanager
+    def aside(self, name: str, progress: Progress) -> Iterator[None]:
+        """What happens inside a phase but is not its work: a record and seconds of its own."""
+        start = time.monotonic()
+        try:
+            yield
+            self.backend.synchronize()
+        finally:
+            seconds = time.monotonic() - start
+            self._asides[name] = self._asides.get(name, 0.0) + seconds
+            progress.aside(seconds)
 
 
 def peak_rss() -> int:

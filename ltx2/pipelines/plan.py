@@ -28,17 +28,21 @@ from ltx2.pipelines.components.audio import AudioGeometry, audio_geometry
 from ltx2.pipelines.components.transformer import transformer_config
 from ltx2.pipelines.components.video import video_scale
 from ltx2.pipelines.decoding import decode_tiling
-from ltx2.pipelines.files import find_files
-from ltx2.pipelines.guidance import GuidancePair, resolve_guidance
+from ltx2.pipelines.denoise_tiles import TileGrid, stage_tiles, tile_notices
+from ltx2.pipelines.files import find_files, with_media_paths
+from ltx2.pipelines.guidance import GuidancePair, check_model_takes_guidance, resolve_guidance
+from ltx2.pipelines.loras import check_lora_settings
+from ltx2.pipelines.presets import warn_of_other_release, with_release
 from ltx2.pipelines.requirements import check_files
 from ltx2.pipelines.sampling import stage_sampler
+from ltx2.pipelines.saved import check_saved, with_saved_size
 from ltx2.pipelines.schedules import stage_sigmas
 from ltx2.pipelines.settings import Settings, StageSettings
 from ltx2.weights.header import Header, read_header
 
 log = logging.getLogger(__name__)
 
-ACTIONS = ("encode", "sample", "upscale", "decode")
+ACTIONS = ("encode", "load", "sample", "upscale", "decode")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class StagePlan:
     sigmas: tuple[float, ...] | None = None
     guidance: GuidancePair | None = None
     model_calls: int = 0  # denoiser calls of the sampler
+    repeats: int = 1  # windows of a long clip
+    tiles: TileGrid | None = None  # of the video in every denoiser call; None: whole
 
     @property
     def name(self) -> str:
@@ -63,13 +69,19 @@ class StagePlan:
         return self.grid[0] * self.grid[1] * self.grid[2]
 
     @property
+    def tokens_per_call(self) -> float:
+        """Video tokens of one transformer call."""
+        return self.tokens if self.tiles is None else self.tiles.tokens
+
+    @property
     def transformer_calls(self) -> int:
         """Forward passes of the transformer, counting every guidance pass."""
         if self.sigmas is None or self.guidance is None:
             return 0
         steps = len(self.sigmas) - 1
-        passes = sum(self.guidance.passes_at(step) for step in range(steps))
-        return round(passes * self.model_calls / steps)
+        passes = sum(self.guidance.passes_at(i, self.sigmas[i]) for i in range(steps))
+        tiles = 1 if self.tiles is None else self.tiles.count
+        return round(passes * self.model_calls / steps) * self.repeats * tiles
 
 
 @dataclass(frozen=True)
@@ -117,6 +129,18 @@ class Plan:
         return any(s.settings.do == "decode" and s.settings.audio_from for s in self.stages)
 
     @property
+    def extends(self) -> bool:
+        """Whether the run continues a given clip."""
+        return any(s.settings.extend for s in self.stages)
+
+    @property
+    def output_frames(self) -> int:
+        """Frames of the clip that is written."""
+        from ltx2.pipelines.extension import output_frames
+
+        return output_frames(self) if self.extends else self.frames
+
+    @property
     def needs_negative(self) -> bool:
         """Whether any stage runs an unconditional pass."""
         return any(s.guidance is not None and s.guidance.needs_negative for s in self.stages)
@@ -128,12 +152,14 @@ class Plan:
 def make_plan(settings: Settings) -> Plan:
     """Check `settings` and derive the plan. Raises UserError with one clear line."""
     _check_stages(settings)
-    settings = fill_preset(with_input_size(settings))
+    settings = with_media_paths(with_release(settings))
+    settings = fill_preset(with_input_size(with_saved_size(settings)))
     _check_ranges(settings)
     files = find_files(settings)
     headers = {role: read_header(p) for role, p in files.items() if p.is_file()}
     checkpoint = headers["checkpoint"]
     check_files(settings, files, headers)
+    warn_of_other_release(settings.model, checkpoint)
     scale = video_scale(checkpoint)
     audio = audio_geometry(checkpoint)
     config = transformer_config(checkpoint)
@@ -154,10 +180,14 @@ def make_plan(settings: Settings) -> Plan:
         notices=tuple(notices),
     )
     from ltx2.pipelines.inputs import check_inputs
+    from ltx2.pipelines.watching import check_watching
 
     stages = tuple(_stage_plan(plan, stage) for stage in settings.pipeline.stages)
     _check_upscales(stages, headers)
     check_inputs(plan, stages)
+    check_watching(plan, stages)
+    added = check_saved(plan, stages) + tile_notices(settings.denoise_tiles, stages)
+    plan = dataclasses.replace(plan, notices=plan.notices + added)
     grid = video_latent_shape(frames, height, width, scale)
     tiling = decode_tiling(settings.tiling, height, width, grid, scale)
     return dataclasses.replace(plan, stages=stages, tiling=tiling)
@@ -166,7 +196,9 @@ def make_plan(settings: Settings) -> Plan:
 def with_input_size(settings: Settings) -> Settings:
     """Height, width, frames and fps that are not given come from the input clip, if any."""
     uses_clip = any(
-        (stage.do == "encode" and "video" in stage.streams) or stage.video_from == "input"
+        (stage.do == "encode" and "video" in stage.streams)
+        or stage.video_from == "input"
+        or (stage.do == "sample" and "source" in stage.conditions)
         for stage in settings.pipeline.stages
     )
     if not uses_clip:
@@ -176,11 +208,13 @@ def with_input_size(settings: Settings) -> Settings:
         name = settings.pipeline.name
         raise UserError(f"pipeline={name} starts from a clip; set input.video=FILE")
     clip = read_metadata(path)
+    # An extension's length is its own; everything else lasts as long as the clip.
+    extends = any(stage.extend for stage in settings.pipeline.stages)
     return dataclasses.replace(
         settings,
         height=clip.height if settings.height is None else settings.height,
         width=clip.width if settings.width is None else settings.width,
-        frames=clip.frames if settings.frames is None else settings.frames,
+        frames=clip.frames if settings.frames is None and not extends else settings.frames,
         fps=float(clip.fps) if settings.fps is None else settings.fps,
     )
 
@@ -227,9 +261,13 @@ def _check_stages(settings: Settings) -> None:
             hint = nearest(stage.do, ACTIONS)
             what = f"pipeline={pipeline.name}: stage '{stage.name}'"
             raise UserError(f"{what} does '{stage.do}'{hint}")
-        for key in ("start", "video_from", "audio_from"):
+        for key in ("start", "video_from", "audio_from", "audio_reference"):
             value = getattr(stage, key)
-            if value is not None and value not in seen and (key == "start" or value != "input"):
+            if (
+                value is not None
+                and value not in seen
+                and (not key.endswith("_from") or value != "input")
+            ):
                 known = ", ".join(seen) or "none"
                 raise UserError(
                     f"pipeline={pipeline.name}: stage '{stage.name}' has {key}={value}, which"
@@ -251,10 +289,8 @@ def _check_ranges(settings: Settings) -> None:
     if settings.checks not in ("off", "warn", "strict", "keep_going"):
         modes = "off, warn, strict or keep_going"
         raise UserError(f"checks={settings.checks} is unknown; use {modes}")
-    for name, lora in settings.lora.items():
-        if not -4 <= lora.strength <= 4:
-            what = f"lora.{name}.strength={lora.strength}"
-            raise UserError(f"{what} is not in [-4, 4]; 1.0 is usual")
+    check_lora_settings(settings)
+    check_model_takes_guidance(settings)
 
 
 def _checked_size(settings: Settings, scale: VideoScale) -> tuple[int, int, int, list[str]]:
@@ -290,6 +326,10 @@ def _on_grid(key: str, value: float, unit: int, offset: int, snap: bool, notices
 
 
 def _stage_plan(plan: Plan, stage: StageSettings) -> StagePlan:
+    from ltx2.pipelines.windows import check_window, windows
+
+    if stage.windows:
+        check_window(plan)
     ratio = Fraction(stage.scale).limit_denominator(64)
     height, width = int(plan.height * ratio), int(plan.width * ratio)
     grid = video_latent_shape(plan.frames, height, width, plan.scale)
@@ -299,7 +339,12 @@ def _stage_plan(plan: Plan, stage: StageSettings) -> StagePlan:
     sigmas = stage_sigmas(plan.settings, stage, tokens)
     guidance = GuidancePair.of(plan.settings.guidance, stage, plan.transformer.layers)
     calls = stage_sampler(plan.settings, stage).model_calls(sigmas)
-    return StagePlan(stage, height, width, grid, sigmas, guidance, calls)
+    spans = windows(plan) if stage.windows else []
+    # All windows are equally long.
+    sampled = (spans[0].stop - spans[0].start, *grid[1:]) if spans else grid
+    tiles = stage_tiles(plan.settings.denoise_tiles, stage, sampled)
+    repeats = max(1, len(spans))
+    return StagePlan(stage, height, width, grid, sigmas, guidance, calls, repeats, tiles)
 
 
 def _check_upscales(stages: tuple[StagePlan, ...], headers: dict[str, Header]) -> None:

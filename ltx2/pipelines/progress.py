@@ -17,6 +17,9 @@ class Progress(Protocol):
     def advance(self, units: int = 1, note: str = "") -> None:
         """Some units of the current phase are done; `note` is shown beside the bar."""
 
+    def aside(self, seconds: float) -> None:
+        """So much time of the current phase went into no unit, such as into a preview."""
+
     def end(self) -> None:
         """The current phase is done."""
 
@@ -26,4 +29,5 @@ class Quiet:
 
     def begin(self, phase: str, units: int) -> None: ...
     def advance(self, units: int = 1, note: str = "") -> None: ...
+    def aside(self, seconds: float) -> None: ...
     def end(self) -> None: ...

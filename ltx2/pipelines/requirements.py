@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ltx2.errors import UserError
+from ltx2.models.tokenizer import PromptTokenizer
 from ltx2.pipelines.components.preflight import fit
 from ltx2.pipelines.components.text import check_text_files
 from ltx2.pipelines.loras import check_loras
@@ -36,11 +37,15 @@ def check_files(settings: Settings, files: dict[str, Path], headers: dict[str, H
             what = f"{role}: {header.path.name} is {describe_kind(header)}"
             raise UserError(f"{what}, not {_article(wanted)}{place}")
     _check_training(settings, headers["checkpoint"])
-    folder = files["text_encoder"]
-    if not folder.is_dir():
-        raise UserError(f"text_encoder: {folder} is a file; give the folder of the Gemma model")
     _check_components(headers["checkpoint"])
-    check_text_files(folder, headers["checkpoint"])
+    if "text_encoder" in files:
+        folder = files["text_encoder"]
+        if not folder.is_dir():
+            raise UserError(f"text_encoder: {folder} is a file; give the folder of the Gemma model")
+        check_text_files(folder, headers["checkpoint"])
+    if settings.enhance.enabled:
+        # Raises where the tokenizer has no turns to hold a conversation in.
+        PromptTokenizer.from_directory(folder).chat("", settings.prompt)
     check_loras(settings, files, headers["checkpoint"])
 
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from ltx2.diffusion.loop import Sampler, Step, denoise
 from ltx2.diffusion.state import LatentState
 from ltx2.models.transformer import Transformer
-from ltx2.pipelines.denoiser import Contexts, Denoiser
+from ltx2.pipelines.denoise_tiles import TiledDenoiser
+from ltx2.pipelines.denoiser import Denoiser
 from ltx2.pipelines.latents import STREAMS
-from ltx2.pipelines.observation import Observer
+from ltx2.pipelines.loras import StageContexts
 from ltx2.pipelines.plan import StagePlan
 from ltx2.pipelines.progress import Progress
+from ltx2.pipelines.watching import StageWatch
 
 if TYPE_CHECKING:
     from ltx2.pipelines.runner import Outcome
@@ -57,32 +59,40 @@ class StepLog:
         self._outcome.steps.append(record)
         log.info("step %s", " ".join(f"{key}={value}" for key, value in record.items()))
 
+    def restart(self) -> None:
+        """What happened since the last step, such as a preview, is no part of the next one."""
+        self._start = time.monotonic()
+
 
 def run_steps(
     stage: StagePlan,
     states: dict[str, LatentState | None],
     transformer: Transformer,
-    contexts: list[Contexts],
+    contexts: StageContexts,
     sampler: Sampler,
     steps: StepLog,
     progress: Progress,
-    observer: Observer | None,
+    watch: StageWatch,
 ) -> dict[str, LatentState | None]:
     """Denoise `states` over the stage's sigmas and return the final ones by stream.
 
-    `contexts` are the positive and, if guidance needs it, the negative prompt's.
+    `contexts` keeps the transformer's LoRAs in step with the sigma.
     """
     assert stage.sigmas is not None and stage.guidance is not None
-    denoiser = Denoiser(
+    denoiser: Any = Denoiser(
         transformer,
-        positive=contexts[0],
-        negative=contexts[1] if len(contexts) > 1 else None,
+        contexts=contexts,
         guidance=stage.guidance,
         on_call=progress.advance,
     )
-    watched: Any = denoiser if observer is None else observer.watched(denoiser)
+    video = states["video"]
+    if stage.tiles is not None and video is not None:
+        denoiser = TiledDenoiser(denoiser, video, stage.tiles)
+    watched: Any = watch.watched(denoiser)
     final: Step | None = None
     for final in denoise(sampler, (states["video"], states["audio"]), stage.sigmas, watched):
         steps.add(final)
+        watch.after(final)
+        steps.restart()
     assert final is not None, "a schedule has at least one step"
     return {"video": final.video, "audio": final.audio}

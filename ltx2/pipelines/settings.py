@@ -10,8 +10,23 @@ from typing import Any
 
 
 @dataclass
+class SigmaGuidance:
+    """What changes below a noise level; None keeps the stream's own value."""
+
+    cfg: float | None = None
+    stg: float | None = None
+    stg_blocks: list[int] | None = None
+    rescale: float | None = None
+    modality: float | None = None
+
+
+@dataclass
 class StreamGuidance:
-    """Guidance of one stream (spec sampling.md section 11). cfg 1, stg 0, modality 1 are off."""
+    """Guidance of one stream (spec sampling.md section 11). cfg 1, stg 0, modality 1 are off.
+
+    `eta`, `threshold` and `momentum` belong to the kinds apg and apg_momentum. Keys of `by_sigma`
+    are upper bounds of sigma in (0, 1].
+    """
 
     cfg: float | None = None
     stg: float | None = None
@@ -19,15 +34,23 @@ class StreamGuidance:
     rescale: float | None = None
     modality: float | None = None
     skip_step: int | None = None
+    eta: float | None = None
+    threshold: float | None = None
+    momentum: float | None = None
+    by_sigma: dict[Any, SigmaGuidance] = field(default_factory=dict)
 
 
 @dataclass
 class GuidanceSettings:
-    """Guidance of both streams; `max_batch` passes share one transformer call (0: all)."""
+    """kind: none, cfg, cfg_star, stg, apg, apg_momentum or multimodal.
 
+    `max_batch` passes share one transformer call; 0: all, auto: as many as are worth it.
+    """
+
+    kind: str = "multimodal"
     video: StreamGuidance = field(default_factory=StreamGuidance)
     audio: StreamGuidance = field(default_factory=StreamGuidance)
-    max_batch: int = 0
+    max_batch: Any = "auto"
 
 
 @dataclass
@@ -62,14 +85,16 @@ class SamplerSettings:
 
 @dataclass
 class StageSettings:
-    """One stage of a pipeline. do: encode, sample, upscale or decode.
+    """One stage of a pipeline. do: encode, load (`input.latents`), sample, upscale or decode.
 
     `scale` is the stage's size relative to the output. `schedule` is `main` (the scheduler group)
     or a name under `schedules`; `guidance` is `main` or `none`; `sampler` is `main` or a kind.
     `streams` are the streams sampled, decoded or encoded. `start` names the stage whose latents
     are renoised to the first sigma, `freeze` the streams among them that are held as they are.
     `conditions` are the kinds of condition the stage takes, `keyframes` appends every image
-    instead of writing the first over the latent. `region` limits a stage to the input's window.
+    instead of writing the first over the latent. `region` limits a stage to the input's seconds,
+    `extend` continues the input clip, `windows` walks a long clip in overlapping windows, and
+    `audio_reference` names the stage whose sound is shown as a reference.
     `loras` lists `user` and `distilled`; `video_from`, `audio_from` are stages, or `input`.
     """
 
@@ -87,6 +112,9 @@ class StageSettings:
     conditions: list[str] = field(default_factory=lambda: ["image"])
     keyframes: bool = False
     region: bool = False
+    windows: bool = False
+    extend: bool = False
+    audio_reference: str | None = None
     upscaler: str = "spatial_upscaler"
     video_from: str | None = None
     audio_from: str | None = None
@@ -126,25 +154,34 @@ class Preset:
 
 @dataclass
 class ModelSettings:
-    """kind: dev, distilled, or any (a model trained for both kinds of schedule).
+    """kind: dev, distilled, any (a model trained for both kinds of schedule) or "" (the file's).
 
+    `release` takes preset and unnamed files from a row of conf/release: its generation, or auto
+    for that of the checkpoint's version; "" takes them as given here.
     Roles of `files`: checkpoint, text_encoder, spatial_upscaler, temporal_upscaler, distilled_lora.
     """
 
     name: str = ""
     generation: str = ""
     kind: str = "dev"
+    release: str = ""
     files: dict[str, ModelFile] = field(default_factory=dict)
     preset: Preset = field(default_factory=Preset)
 
 
 @dataclass
 class LoraSettings:
-    """A LoRA file applied to the stages that list `user`; strength in [-4, 4], 0 is off."""
+    """A LoRA file applied to the stages that list `user`; strength in [-4, 4], 0 is off.
+
+    `stages` gives single stages a strength of their own; `schedule` multiplies it by sigma, with
+    upper bounds in (0, 1] as keys. `fused` adds it to the weights instead of running it beside.
+    """
 
     file: str = ""
     source: str = ""
     strength: float = 1.0
+    stages: dict[str, float] = field(default_factory=dict)
+    schedule: dict[Any, float] = field(default_factory=dict)
     fused: bool = False
     allow_partial: bool = False
 
@@ -155,7 +192,8 @@ class ConditioningSettings:
 
     `frame` counts output frames, negative from the end; strength 1 keeps the condition, 0 ignores
     it. `crf` None takes the model's re-compression; 0 switches it off. `attention` in [0, 1] is
-    how strongly a reference and the clip see each other, `mask` a video that scales it per pixel.
+    how strongly a reference and the clip see each other, `mask` a video that scales it per pixel,
+    `control` what is made of a reference first: none, canny, luma, depth, pose or tracks.
     """
 
     kind: str = "image"
@@ -165,6 +203,23 @@ class ConditioningSettings:
     crf: int | None = None
     attention: float = 1.0
     mask: str = ""
+    control: str = "none"
+
+
+@dataclass
+class EnhanceSettings:
+    """Rewriting of the prompt by the text encoder's own language model before it is encoded.
+
+    `seed` None takes the run's; `system_prompt` is a text file of your own.
+    """
+
+    enabled: bool = False
+    seed: int | None = None
+    temperature: float = 0.7
+    max_new_tokens: int = 512
+    top_k: int | None = None
+    top_p: float | None = None
+    system_prompt: str = ""
 
 
 @dataclass
@@ -173,16 +228,21 @@ class InputSettings:
 
     `audio_start` skips the beginning of the sound. Between `start` and `end` a retake generates
     anew the streams of `regenerate`; `mask` is a picture or video, white where an inpainting
-    generates. `frozen_noise` starts kept streams from noise labelled clean, as the reference does.
+    generates. An extension goes `after` or `before` the clip (`side`) and sees `overlap` frames of
+    it. `frozen_noise` starts kept streams from noise labelled clean, as the reference does.
+    `latents` is a file that an earlier run with save_latents=true left.
     """
 
     video: str = ""
     audio: str = ""
+    latents: str = ""
     audio_start: float = 0.0
     start: float | None = None
     end: float | None = None
     regenerate: list[str] = field(default_factory=lambda: ["video", "audio"])
     mask: str = ""
+    side: str = "after"
+    overlap: int = 0
     frozen_noise: bool = False
 
 
@@ -210,6 +270,38 @@ class TilingSettings:
     height_overlap: int = 0
     width: int = 0
     width_overlap: int = 0
+
+
+@dataclass
+class DenoiseTilesSettings:
+    """Tiles of the video in every denoising call: their number along each axis, 1 is off.
+
+    Overlaps are latents that neighbours share; None is 5, or what an axis has room for. Stages of
+    at most `above_tokens` video tokens stay whole.
+    """
+
+    frames: int = 1
+    frames_overlap: int | None = None
+    height: int = 1
+    height_overlap: int | None = None
+    width: int = 1
+    width_overlap: int | None = None
+    above_tokens: int = 0
+
+
+@dataclass
+class WindowSettings:
+    """Windows of a long clip in frames; `overlap` frames are carried from one to the next."""
+
+    frames: int | None = None
+    overlap: int | None = None
+
+
+@dataclass
+class PreviewSettings:
+    """A decoded strip of the running stage after every `every` steps; 0: none."""
+
+    every: int = 0
 
 
 @dataclass
@@ -244,6 +336,8 @@ class Settings:
     snap: bool = False
     noise: str = "host"
     checks: str = "warn"
+    on_interrupt: str = "stop"
+    save_latents: bool = False
     schedules: dict[str, list[float]] = field(default_factory=dict)
     model: ModelSettings = field(default_factory=ModelSettings)
     pipeline: PipelineSettings = field(default_factory=PipelineSettings)
@@ -252,8 +346,12 @@ class Settings:
     guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
     dtype: DtypeSettings = field(default_factory=DtypeSettings)
     tiling: TilingSettings = field(default_factory=TilingSettings)
+    denoise_tiles: DenoiseTilesSettings = field(default_factory=DenoiseTilesSettings)
     lora: dict[str, LoraSettings] = field(default_factory=dict)
     conditioning: dict[str, ConditioningSettings] = field(default_factory=dict)
+    enhance: EnhanceSettings = field(default_factory=EnhanceSettings)
     input: InputSettings = field(default_factory=InputSettings)
+    window: WindowSettings = field(default_factory=WindowSettings)
+    preview: PreviewSettings = field(default_factory=PreviewSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
     paths: PathSettings = field(default_factory=PathSettings)

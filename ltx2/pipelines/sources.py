@@ -18,6 +18,7 @@ from ltx2.models.video_vae import VideoEncoder
 from ltx2.ops import Array
 from ltx2.pipelines.components.audio import encode_audio, load_audio_encoder
 from ltx2.pipelines.components.video import load_video_encoder
+from ltx2.pipelines.extension import source_window
 from ltx2.pipelines.latents import Latents
 from ltx2.pipelines.plan import Plan, StagePlan
 
@@ -25,20 +26,28 @@ CHUNK = 16
 
 
 def encode_source(plan: Plan, stage: StagePlan, backend: Any, dtypes: dict[str, str]) -> Latents:
-    """Latents of the input's streams at the stage's size; sound is cut or padded to the clip."""
+    """Latents of the input's streams at the stage's size; sound is cut or padded to the clip.
+
+    For an extension only of the part of the input that the generated clip overlaps.
+    """
     video = audio = None
     checkpoint = plan.headers["checkpoint"]
+    begin, seconds = plan.settings.input.audio_start, plan.frames / plan.fps
     if "video" in stage.settings.streams:
         encoder = load_video_encoder(checkpoint, backend, dtypes["video_vae"])
-        frames, _ = read_video(plan.settings.input.video, plan.frames)
+        if stage.settings.extend:
+            frames, begin = source_window(plan)
+            seconds = len(frames) / plan.fps
+        else:
+            frames = read_video(plan.settings.input.video, plan.frames)[0]
         pixels = prepared_clip(frames, stage.height, stage.width)
         video = encode_clip(encoder, pixels, plan, backend, dtypes["video_vae"])
         del encoder
-    sound = input_waveform(plan) if "audio" in stage.settings.streams else None
+    sound = input_waveform(plan, begin, seconds) if "audio" in stage.settings.streams else None
     if sound is not None:
-        decoder = load_audio_encoder(checkpoint, backend, dtypes["audio_vae"])
-        latent = ops.f32(encode_audio(decoder, *sound))
-        audio = fitted(latent, plan.audio_length)
+        audio_encoder = load_audio_encoder(checkpoint, backend, dtypes["audio_vae"])
+        latent = ops.f32(encode_audio(audio_encoder, *sound))
+        audio = fitted(latent, round(seconds * plan.audio.latents_per_second))
     return Latents(video, audio)
 
 
@@ -72,11 +81,17 @@ def fitted(latent: Array, length: int) -> Array:
     return ops.pad(latent, [(0, 0), (0, missing), (0, 0), (0, 0)]) if missing else latent
 
 
-def input_waveform(plan: Plan) -> tuple[np.ndarray, int] | None:
-    """Stereo sound (2, N) of the input over the clip's duration, and its rate; None without."""
+def input_waveform(
+    plan: Plan, begin: float | None = None, seconds: float | None = None
+) -> tuple[np.ndarray, int] | None:
+    """Stereo sound (2, N) of the input and its rate over a window in seconds; None without sound.
+
+    The window is by default that of the clip.
+    """
     given = plan.settings.input
     path = given.audio or given.video
-    sound = read_audio(path, given.audio_start, plan.frames / plan.fps)
+    start = given.audio_start if begin is None else begin
+    sound = read_audio(path, start, plan.frames / plan.fps if seconds is None else seconds)
     if sound is None:
         if given.audio:
             raise UserError(f"input.audio={given.audio} has no audio stream; it must have sound")
@@ -84,11 +99,11 @@ def input_waveform(plan: Plan) -> tuple[np.ndarray, int] | None:
     return to_stereo(sound[0]), sound[1]
 
 
-def input_frames(plan: Plan) -> Iterator[np.ndarray]:
-    """The input clip's own frames in chunks (f, H, W, 3) float32 in [0, 1], at the run's size."""
+def input_frames(plan: Plan, most: int | None = None) -> Iterator[np.ndarray]:
+    """The input clip's first `most` frames, (f, H, W, 3) float32 in [0, 1], at the run's size."""
     chunk: list[np.ndarray] = []
     for index, frame in enumerate(iterate_frames(plan.settings.input.video)):
-        if index == plan.frames:
+        if index == most:
             break
         chunk.append(frame)
         if len(chunk) == CHUNK:

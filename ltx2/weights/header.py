@@ -5,6 +5,7 @@ The format: 8 bytes little-endian header length, JSON header, data. Source: safe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
@@ -150,6 +151,16 @@ def _check_ranges(header: Header) -> None:
             f"{header.path.name} is corrupt: {header.file_size - header.data_start - position}"
             " bytes after its last tensor belong to nothing; download it again"
         )
+
+
+def header_hash(header: Header) -> str:
+    """SHA-256 of names, shapes, dtypes, offsets and metadata; no tensor is read."""
+    content = {
+        "metadata": header.metadata,
+        "tensors": {n: [t.dtype, t.shape, t.start, t.stop] for n, t in header.tensors.items()},
+    }
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_scalar(header: Header, name: str) -> float:
