@@ -216,6 +216,35 @@ def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6) -> Array:
     return _of(x).rms_norm(x, weight, eps)
 
 
+def linear_gelu(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """gelu(linear(x, weight, bias)), in one pass where the backend has it."""
+    return _of(x).linear_gelu(x, weight, bias)
+
+
+def norm_modulate(
+    x: Array,
+    scale: Array | None = None,
+    shift: Array | None = None,
+    eps: float = 1e-6,
+    silu: bool = False,
+) -> Array:
+    """rms_norm(x) * (1 + scale) + shift, then SiLU if asked; x (B, ..., C).
+
+    scale and shift, both or neither, have the rank of `x` and broadcast to it.
+    """
+    return _of(x).norm_modulate(x, scale, shift, eps, silu)
+
+
+def rotate(x: Array, cos: Array, sin: Array, split: bool) -> Array:
+    """Rotary embedding of x (B, T, N*D); cos, sin and `split` as in `nn.rope.Rope`."""
+    return _of(x).rotate(x, cos, sin, split)
+
+
+def norm_rotate(x: Array, weight: Array, eps: float, cos: Array, sin: Array, split: bool) -> Array:
+    """rotate(rms_norm(x, weight, eps), cos, sin, split), in one pass where the backend has it."""
+    return _of(x).norm_rotate(x, weight, eps, cos, sin, split)
+
+
 def layer_norm(x: Array, eps: float = 1e-6) -> Array:
     """(x - mean) / sqrt(var + eps) over the last axis; no weight, no bias."""
     return _of(x).layer_norm(x, eps)
@@ -283,6 +312,24 @@ def conv3d(
     """
     names = [modes] * 3 if isinstance(modes, str) else list(modes)
     return _of(x).conv(x, weight, bias, stride, [tuple(p) for p in pad], names, (1, 1, 1), 1)
+
+
+def norm_silu_conv3d(
+    x: Array,
+    scale: Array | None,
+    shift: Array | None,
+    eps: float,
+    weight: Array,
+    bias: Array | None,
+    pads: Pads,
+    modes: Sequence[str],
+) -> Array:
+    """conv3d(norm_modulate(x, scale, shift, eps, silu=True), weight, bias) at stride one.
+
+    The parts of a residual block in one op: the padded input is written once.
+    """
+    widths = [tuple(p) for p in pads]
+    return _of(x).norm_silu_conv3d(x, scale, shift, eps, weight, bias, widths, list(modes))
 
 
 def conv_transpose1d(

@@ -12,12 +12,18 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ltx2.backends.composed import linear_gelu as linear_gelu
+from ltx2.backends.composed import norm_modulate as norm_modulate
+from ltx2.backends.composed import norm_rotate as norm_rotate
+from ltx2.backends.composed import norm_silu_conv3d as norm_silu_conv3d
+from ltx2.backends.composed import rotate as rotate
 from ltx2.backends.convolution import (
     border_indices,
     native_padding,
     padded_size,
     split_convolution,
 )
+from ltx2.backends.memory import host_free_bytes
 from ltx2.errors import UserError
 
 # Arrays of 2^31 elements and more are unreliable in MLX: such a convolution is split.
@@ -338,6 +344,24 @@ class MlxBackend:
     def free(self) -> None:
         """Return cached device memory."""
         mx.clear_cache()
+
+    def free_bytes(self) -> int:
+        """Memory that new arrays can take."""
+        if self.device == "cpu":
+            return host_free_bytes()
+        details = mx.device_info()
+        limit = details.get("max_recommended_working_set_size", details.get("memory_size"))
+        if limit is None:
+            return host_free_bytes()
+        return max(0, int(limit) - mx.get_active_memory())
+
+    def activation_bytes(self, dtype: str) -> int:
+        """Bytes that a stack of 3-D convolutions takes per element of its largest activation.
+
+        Measured on the CPU, where MLX unfolds its input for the 27 taps of a kernel: 71 copies in
+        float32 whatever `dtype`. On a GPU nothing is unfolded.
+        """
+        return 72 * 4 if self.device == "cpu" else 8 * DTYPES[dtype].size
 
     def peak_bytes(self) -> int | None:
         """Peak memory of MLX arrays since `reset_peak`."""

@@ -14,14 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx2.backends.convolution import (
-    border_indices,
-    native_padding,
-    padded_size,
-    split_convolution,
-)
+from ltx2.backends import composed, torch_fused
+from ltx2.backends.composed import rotate as rotate
+from ltx2.backends.convolution import native_padding, padded_size, split_convolution
+from ltx2.backends.memory import host_free_bytes
 from ltx2.backends.torch_attention import attention as attention
 from ltx2.backends.torch_attention import choose_attention
+from ltx2.backends.torch_padding import pad as pad
 from ltx2.errors import UserError
 
 # Kernels on CUDA and MPS index with 32 bits; a convolution beyond this many elements is split.
@@ -112,38 +111,6 @@ def flatten_contiguous(x: Tensor) -> Tensor:
     return x.contiguous()
 
 
-def pad(x: Tensor, widths: list[tuple[int, int]], modes: list[str]) -> Tensor:
-    if all(m == "zeros" for m, w in zip(modes, widths, strict=True) if any(w)):
-        flat = [n for w in reversed(widths) for n in w]
-        return F.pad(x, flat) if any(flat) else x
-    # One copy of the whole array, then only the borders: each axis fills its own from inside.
-    out = _empty_ordered_like(x, [n + sum(w) for n, w in zip(x.shape, widths, strict=True)])
-    out[tuple(slice(w[0], w[0] + n) for n, w in zip(x.shape, widths, strict=True))] = x
-    for axis, (width, mode) in enumerate(zip(widths, modes, strict=True)):
-        if any(width):
-            _fill_border(out, axis, width, mode)
-    return out
-
-
-def _empty_ordered_like(x: Tensor, shape: list[int]) -> Tensor:
-    """Sequences (B, T, C) leave a convolution channels-first in memory: the next one wants that."""
-    if len(shape) == 3 and x.stride(1) == 1:
-        return x.new_empty([shape[0], shape[2], shape[1]]).movedim(1, -1)
-    return x.new_empty(shape)
-
-
-def _fill_border(out: Tensor, axis: int, width: tuple[int, int], mode: str) -> None:
-    n = out.shape[axis] - sum(width)
-    low, inner, high = out.split([width[0], n, width[1]], dim=axis)
-    if mode == "zeros":
-        low.zero_()
-        high.zero_()
-        return
-    first, last = border_indices(n, *width, mode)
-    low.copy_(take(inner, first, axis))
-    high.copy_(take(inner, last, axis))
-
-
 def std(x: Tensor) -> float:
     return float(x.float().std())
 
@@ -157,11 +124,36 @@ def amax(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if torch_fused.serves_linear(x, weight, bias):
+        return torch_fused.linear(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if torch_fused.serves_linear(x, weight, bias):
+        return torch_fused.linear(x, weight, bias, gelu=True)
+    return composed.linear_gelu(x, weight, bias)
+
+
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    if torch_fused.serves(x, weight):
+        return torch_fused.rms_norm(x, weight, eps)
     return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+
+def norm_modulate(
+    x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float, silu: bool
+) -> Tensor:
+    fused = torch_fused.serves(x, scale, shift)
+    return (torch_fused if fused else composed).norm_modulate(x, scale, shift, eps, silu)
+
+
+def norm_rotate(
+    x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor, split: bool
+) -> Tensor:
+    if split and torch_fused.serves(x, weight):
+        return torch_fused.norm_rotate(x, weight, eps, cos, sin)
+    return composed.norm_rotate(x, weight, eps, cos, sin, split)
 
 
 def layer_norm(x: Tensor, eps: float) -> Tensor:
@@ -204,6 +196,23 @@ def conv(
         return run(x)
     kernel = weight.shape[2:]
     return split_convolution(x, run, kernel, stride, dilation, weight.shape[0], SAFE_ELEMENTS)
+
+
+def norm_silu_conv3d(
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor | None,
+    pads: list[tuple[int, int]],
+    modes: list[str],
+) -> Tensor:
+    if not torch_fused.serves(x, scale, shift, weight, bias):
+        return composed.norm_silu_conv3d(x, scale, shift, eps, weight, bias, pads, modes)
+    widths = [(0, 0), *pads, (0, 0)]
+    x = torch_fused.norm_silu_padded(x, scale, shift, eps, widths, ["zeros", *modes, "zeros"])
+    return conv(x, weight, bias, (1, 1, 1), [(0, 0)] * 3, ["zeros"] * 3, (1, 1, 1), 1)
 
 
 def conv_transpose1d(
@@ -303,6 +312,24 @@ class TorchBackend:
             torch.cuda.empty_cache()
         elif self.kind == "mps":
             torch.mps.empty_cache()
+
+    def free_bytes(self) -> int:
+        """Memory that new arrays can take."""
+        if self.kind == "cuda":
+            cached = torch.cuda.memory_reserved(self.device)
+            unused = cached - torch.cuda.memory_allocated(self.device)
+            return torch.cuda.mem_get_info(self.device)[0] + unused
+        if self.kind == "mps":
+            limit = torch.mps.recommended_max_memory()
+            return max(0, limit - torch.mps.driver_allocated_memory())
+        return host_free_bytes()
+
+    def activation_bytes(self, dtype: str) -> int:
+        """Bytes that a stack of 3-D convolutions takes per element of its largest activation.
+
+        Measured: up to 7.4 copies are alive at once; on the CPU they are float32 whatever `dtype`.
+        """
+        return 8 * (4 if self.kind == "cpu" else DTYPES[dtype].itemsize)
 
     def peak_bytes(self) -> int | None:
         """Peak device memory since `reset_peak`; None on the CPU, where RSS tells."""

@@ -222,14 +222,16 @@ def _factors(scale: VideoScale) -> tuple[int, int, int]:
     return scale.time, scale.space, scale.space
 
 
-def auto_tiling(height: int, width: int, scale: VideoScale) -> Tiling:
-    """Tiles whose long side is 768 px and whose shape follows the frame (in pixels)."""
+def auto_tiling(
+    height: int, width: int, scale: VideoScale, long_side: int = AUTO_LONG_SIDE_PX
+) -> Tiling:
+    """Tiles whose long side is `long_side` px and whose shape follows the frame (in pixels)."""
     default = Tiling()
     overlap = default.height.overlap
     span = max(height, width) // scale.space
 
     def axis(pixels: int) -> TileAxis:
-        latents = round(AUTO_LONG_SIDE_PX // scale.space * (pixels // scale.space) / span)
+        latents = round(long_side // scale.space * (pixels // scale.space) / span)
         least = max(2, overlap // scale.space + 1)
         return TileAxis(max(latents, least) * scale.space, overlap)
 
@@ -260,9 +262,13 @@ def stitch(spans: Sequence[Span], make: Callable[[int], Array], axis: int) -> It
             head = tail + _along(piece, axis, 0, shared)
             piece = ops.concat([head, _along(piece, axis, shared, None)], axis)
         stop = spans[index + 1].start if index + 1 < len(spans) else span.end
-        if cut := stop - span.start:
-            yield _along(piece, axis, 0, cut)
-        tail = _along(piece, axis, cut, None)
+        cut = stop - span.start
+        # A copy: a view would keep the whole piece while the next one is made.
+        tail = ops.take(piece, np.arange(cut, piece.shape[axis]), axis)
+        piece = _along(piece, axis, 0, cut)
+        if cut:
+            yield piece
+        piece = None
 
 
 def _along(x: Array, axis: int, start: int, stop: int | None) -> Array:
@@ -364,4 +370,13 @@ def decode_frames(
         chunks: Iterator[Array] = (decoder(x, noise=noise) for x in (latent,))
     else:
         chunks = tiled_decode(decoder, latent, tiling, noise)
-    return (ops.to_numpy(ops.clamp((ops.f32(chunk[0]) + 1) / 2, 0.0, 1.0)) for chunk in chunks)
+    return map(_shown, chunks)
+
+
+def _shown(chunk: Array) -> np.ndarray:
+    """(1, f, H, W, 3) in [-1, 1] -> (f, H, W, 3) in [0, 1], one frame at a time to save memory."""
+    shown = np.empty(chunk.shape[1:], np.float32)
+    for index in range(len(shown)):
+        frame = ops.f32(chunk[0, index])
+        shown[index] = ops.to_numpy(ops.clamp((frame + 1) / 2, 0.0, 1.0))
+    return shown

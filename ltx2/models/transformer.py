@@ -25,7 +25,7 @@ from ltx2.models.transformer_block import (
     Modulation,
 )
 from ltx2.models.transformer_config import STREAMS, CrossRule, TransformerConfig
-from ltx2.nn.layers import Linear
+from ltx2.nn.layers import Linear, linear_gelu
 from ltx2.nn.module import Param
 from ltx2.nn.rope import Rope, RopeOptions, midpoints, rope_table
 from ltx2.ops import Array
@@ -102,7 +102,7 @@ class CaptionProjection:
         return cls(Linear.declare(width, out), Linear.declare(out, out))
 
     def __call__(self, x: Array) -> Array:
-        return self.linear_2(ops.gelu(self.linear_1(x)))
+        return self.linear_2(linear_gelu(self.linear_1, x))
 
 
 class Side(NamedTuple):

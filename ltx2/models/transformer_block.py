@@ -40,6 +40,10 @@ class Modulation:
         """x (B, T, D) * (1 + row `scale`) + row `shift`."""
         return ops.multiply_add(x, self._spread(self.rows[:, scale] + 1), self.row(shift))
 
+    def norm(self, x: Array, scale: int, shift: int) -> Array:
+        """`apply` to the RMS norm of x, which has no weight."""
+        return ops.norm_modulate(x, self.row(scale), self.row(shift))
+
     def _spread(self, levels: Array) -> Array:
         return levels[None] if self.index is None else ops.take(levels, self.index, 0)
 
@@ -175,14 +179,14 @@ class Block:
         assert video_table is not None and audio_table is not None
         v, a = video_in.modulation.onto(video_table[:4]), audio_in.modulation.onto(audio_table[:4])
         # Both directions read the streams as they are here.
-        v0, a0 = ops.rms_norm(x), ops.rms_norm(y)
+        x0, y0 = x, y
         if video.enabled and _any_kept(keep.audio_to_video):
-            query, source = v.apply(v0, scale=0, shift=1), a.apply(a0, scale=0, shift=1)
+            query, source = v.norm(x0, scale=0, shift=1), a.norm(y0, scale=0, shift=1)
             out = self.audio_to_video_attn(query, source, video_in.rope, audio_in.rope)
             gate = video_in.gate.onto(video_table[4:]).row(0)
             x = ops.multiply_add(out, _switched(gate, keep.audio_to_video), x)
         if audio.enabled and _any_kept(keep.video_to_audio):
-            query, source = a.apply(a0, scale=2, shift=3), v.apply(v0, scale=2, shift=3)
+            query, source = a.norm(y0, scale=2, shift=3), v.norm(x0, scale=2, shift=3)
             out = self.video_to_audio_attn(query, source, audio_in.rope, video_in.rope)
             gate = audio_in.gate.onto(audio_table[4:]).row(0)
             y = ops.multiply_add(out, _switched(gate, keep.video_to_audio), y)
@@ -192,16 +196,14 @@ class Block:
 def attend(x: Array, flow: Flow, layers: Layers, keep: np.ndarray | None) -> Array:
     """Self-attention, then attention to the text."""
     m = flow.modulation.onto(layers.scale_shift_table)
-    out = layers.attn1(
-        m.apply(ops.rms_norm(x), scale=1, shift=0), rope=flow.rope, bias=flow.bias, keep=keep
-    )
+    out = layers.attn1(m.norm(x, scale=1, shift=0), rope=flow.rope, bias=flow.bias, keep=keep)
     x = ops.multiply_add(out, m.row(2), x)
-    query, context = ops.rms_norm(x), flow.context
+    context = flow.context
     if layers.prompt_scale_shift_table is None:
-        return x + layers.attn2(query, context, bias=flow.context_bias)
+        return x + layers.attn2(ops.rms_norm(x), context, bias=flow.context_bias)
     static = Modulation(layers.prompt_scale_shift_table[None])
     r = static if flow.prompt is None else flow.prompt.onto(layers.prompt_scale_shift_table)
-    query = m.apply(query, scale=7, shift=6)
+    query = m.norm(x, scale=7, shift=6)
     context = r.apply(context, scale=1, shift=0)
     out = layers.attn2(query, context, bias=flow.context_bias)
     return ops.multiply_add(out, m.row(8), x)
@@ -210,7 +212,7 @@ def attend(x: Array, flow: Flow, layers: Layers, keep: np.ndarray | None) -> Arr
 def feed_forward(x: Array, flow: Flow, layers: Layers) -> Array:
     """The modulated and gated feed-forward."""
     m = flow.modulation.onto(layers.scale_shift_table)
-    out = layers.ff(m.apply(ops.rms_norm(x), scale=4, shift=3))
+    out = layers.ff(m.norm(x, scale=4, shift=3))
     return ops.multiply_add(out, m.row(5), x)
 
 

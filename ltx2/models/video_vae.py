@@ -24,7 +24,6 @@ from ltx2.models.video_vae_blocks import (
     ResnetGroup,
     Upsample,
     modulation,
-    norm_silu,
 )
 from ltx2.models.video_vae_config import BlockConfig, VideoDecoderConfig, VideoEncoderConfig
 from ltx2.nn.module import Param, named
@@ -96,7 +95,7 @@ class VideoEncoder:
         for block in self.down_blocks:
             h = block(h)
             ops.evaluate(h)
-        h = self.conv_out(norm_silu(h))
+        h = self.conv_out.norm_silu(h)
         return self.per_channel_statistics.normalise(h[..., : self.config.latent_channels])
 
 
@@ -192,7 +191,7 @@ class VideoDecoder:
         for block in self.up_blocks:
             h = _run_up(block, h, steps, noise)
             ops.evaluate(h)
-        h = self.conv_out(norm_silu(h, *self._last_modulation(steps)))
+        h = self.conv_out.norm_silu(h, *self._last_modulation(steps))
         return ops.like(unpatchify_pixels(h, self.config.patch_size), latent)
 
     def _check(self, latent: Array) -> None:

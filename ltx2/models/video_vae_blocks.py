@@ -54,14 +54,15 @@ class PaddedConv3d:
     def __call__(self, x: Array) -> Array:
         return self.conv(x)
 
+    def norm_silu(self, x: Array, shift: Array | None = None, scale: Array | None = None) -> Array:
+        """The convolution of silu(pixel_norm(x) * (1 + scale) + shift).
 
-def norm_silu(x: Array, shift: Array | None = None, scale: Array | None = None) -> Array:
-    """silu(pixel_norm(x) * (1 + scale) + shift); the pixel norm is over channels, no weight.
-
-    shift and scale are (B, 1, 1, 1, C), both or neither. One function, so that it can be fused.
-    """
-    x = ops.rms_norm(x, None, PIXEL_NORM_EPS)
-    return ops.silu(x if scale is None else x * (1 + scale) + shift)
+        The pixel norm is over channels, without weight; shift and scale are (B, 1, 1, 1, C), both
+        or neither.
+        """
+        conv = self.conv
+        kernel = conv.weight, conv.bias, conv.pad, conv.modes
+        return ops.norm_silu_conv3d(x, scale, shift, PIXEL_NORM_EPS, *kernel)
 
 
 def modulation(table: Array, embedding: Array) -> list[Array]:
@@ -73,7 +74,7 @@ def modulation(table: Array, embedding: Array) -> list[Array]:
 
 @dataclass
 class ResnetBlock:
-    """x + conv2(norm_silu(conv1(norm_silu(x)))), optionally modulated and with noise added."""
+    """x + conv2(conv1(x)), each after norm and SiLU; optionally modulated and with noise added."""
 
     conv1: PaddedConv3d
     conv2: PaddedConv3d
@@ -107,8 +108,8 @@ class ResnetBlock:
         rows = [None] * 4
         if self.scale_shift_table is not None:
             rows = modulation(self.scale_shift_table, embedding)
-        h = _add_noise(self.conv1(norm_silu(x, *rows[:2])), self.per_channel_scale1, noise)
-        h = _add_noise(self.conv2(norm_silu(h, *rows[2:])), self.per_channel_scale2, noise)
+        h = _add_noise(self.conv1.norm_silu(x, *rows[:2]), self.per_channel_scale1, noise)
+        h = _add_noise(self.conv2.norm_silu(h, *rows[2:]), self.per_channel_scale2, noise)
         if self.norm3 is not None and self.conv_shortcut is not None:
             x = self.conv_shortcut(self.norm3(x))
         return x + h

@@ -1,0 +1,1 @@
+"""Two implementations timed in turns, so that both see the same machine."""
