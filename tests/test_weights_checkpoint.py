@@ -145,7 +145,7 @@ class Device:
         (Device("cuda"), "bf16", "bf16", "bf16"),
         (Device("mps"), "bf16", "bf16", "bf16"),
         (Device("metal"), "bf16", "bf16", "bf16"),
-        (Device("cpu", True), "bf16", "bf16", "fp32"),
+        (Device("cpu", True), "bf16", "bf16", "bf16"),
         (Device("cpu", False), "fp32", "fp32", "fp32"),
     ],
 )
