@@ -57,6 +57,16 @@ def like(x: Array, ref: Array) -> Array:
     return _of(x).like(x, ref)
 
 
+def to_fp8(x: Array) -> Array:
+    """`x` rounded to float8 e4m3 codes; values must lie within +-448."""
+    return _of(x).to_fp8(x)
+
+
+def from_fp8(codes: Array) -> Array:
+    """The float32 values of e4m3 codes."""
+    return _of(codes).from_fp8(codes)
+
+
 def zeros(shape: Sequence[int], ref: Array) -> Array:
     """Zeros with the dtype and device of `ref`."""
     return _of(ref).zeros(tuple(shape), ref)

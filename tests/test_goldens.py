@@ -30,8 +30,10 @@ SINGLE = (
 FURTHER: tuple[str, ...] = (
     "audio__ltx25_vae",
     "conditioning__*",
-    "e2e__one_stage_ltx23_skip_step",
-    "fp8__dequantised_forward",
+    "e2e__*_ltx2",
+    "e2e__*_ltx2_*",
+    "e2e__*_ltx23*",
+    "fp8__*",
     "guider__*",
     "loop__*",
     "text__ltx25_connector",

@@ -154,3 +154,10 @@ def test_group_norm_of_a_whole_clip_keeps_its_digits(backend, mean):
     weight, bias = draw(32, seed=1), draw(32, seed=2)
     got = ops.group_norm(backend.array(x), 2, backend.array(weight), backend.array(bias), 1e-5)
     assert_close(backend, got, group_norm(x, 2, weight, bias, 1e-5))
+
+
+def test_float8_codes_round_to_the_nearest_of_their_grid(backend):
+    x = np.array([0.0, 1.0, 17.0, 1.0625, -3.3, 448.0, -448.0, 2.0**-9, 0.0009], np.float32)
+    want = np.array([0.0, 1.0, 16.0, 1.0, -3.25, 448.0, -448.0, 2.0**-9, 0.0], np.float32)
+    codes = ops.to_fp8(backend.array(x))
+    np.testing.assert_array_equal(backend.numpy(ops.from_fp8(codes)), want)

@@ -50,6 +50,14 @@ def like(x: mx.array, ref: mx.array) -> mx.array:
     return x.astype(ref.dtype)
 
 
+def to_fp8(x: mx.array) -> mx.array:
+    return mx.to_fp8(x)
+
+
+def from_fp8(codes: mx.array) -> mx.array:
+    return mx.from_fp8(codes, mx.float32)
+
+
 def zeros(shape: tuple[int, ...], ref: mx.array) -> mx.array:
     return mx.zeros(shape, ref.dtype)
 

@@ -46,6 +46,14 @@ def like(x: Tensor, ref: Tensor) -> Tensor:
     return x.to(ref.dtype)
 
 
+def to_fp8(x: Tensor) -> Tensor:
+    return x.to(torch.float8_e4m3fn)
+
+
+def from_fp8(codes: Tensor) -> Tensor:
+    return codes.float()
+
+
 def zeros(shape: tuple[int, ...], ref: Tensor) -> Tensor:
     return torch.zeros(shape, dtype=ref.dtype, device=ref.device)
 

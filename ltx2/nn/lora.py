@@ -53,17 +53,23 @@ class FusedLinear(Linear):
     """A Linear whose weight has LoRAs added in; the weight without them is gone."""
 
 
-def fuse(base: Linear, factors: Sequence[Factors]) -> FusedLinear:
-    """weight + sum of strength * up @ down, in the dtype of the weight.
+def weight_delta(factors: Sequence[Factors]) -> Array:
+    """Sum of strength * up @ down (out, in), in the dtype of the factors.
 
-    Rounds where the reference does: the first strength goes into `up`, and the sum is rounded to
-    the factors' dtype after each product (a fused multiply-add) and after adding the weight.
+    Rounds where the reference does: the first strength goes into `up`, and the sum is rounded
+    after each product (a fused multiply-add).
     """
     first, *others = factors
     delta = _product(ops.like(ops.f32(first.up) * first.strength, first.up), first.down)
     for more in others:
         product = _product(ops.f32(more.up), ops.f32(more.down))
         delta = ops.like(ops.f32(delta) + product * more.strength, delta)
+    return delta
+
+
+def fuse(base: Linear, factors: Sequence[Factors]) -> FusedLinear:
+    """weight + delta in the dtype of the weight, rounded to the factors' dtype first."""
+    delta = weight_delta(factors)
     weight = ops.like(delta + ops.like(base.weight, delta), base.weight)
     return FusedLinear(weight, base.bias)
 

@@ -15,9 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from ltx2.errors import UserError
+from ltx2.nn.fp8 import Fp8Linear
 from ltx2.nn.module import Param, Slot, params
 from ltx2.ops import Array
-from ltx2.weights.header import Header, TensorInfo
+from ltx2.weights.header import Header, TensorInfo, read_scalar
 
 log = logging.getLogger(__name__)
 
@@ -193,6 +194,25 @@ def read_tensor(file: Any, header: Header, name: str, backend: Backend) -> Array
     if scale_name(name) in header.tensors:
         value = value * file.get(scale_name(name))
     return value
+
+
+def read_fp8_linear(header: Header, name: str, backend: Backend, dtype: str) -> Fp8Linear:
+    """The layer `name` with its weight left in float8; the bias in `dtype`.
+
+    Raises UserError when the weight is not stored as scaled float8.
+    """
+    info = header.tensors.get(f"{name}.weight")
+    if info is None or info.dtype != FP8 or f"{name}.weight_scale" not in header.tensors:
+        raise UserError(f"{header.path.name}: '{name}' is not a scaled float8 layer")
+    file = backend.open(str(header.path))
+    bias = f"{name}.bias"
+    activation = f"{name}.input_scale"
+    return Fp8Linear(
+        file.get(f"{name}.weight"),
+        read_scalar(header, f"{name}.weight_scale"),
+        read_scalar(header, activation) if activation in header.tensors else None,
+        backend.place(file.get(bias), dtype) if bias in header.tensors else None,
+    )
 
 
 def load(

@@ -191,6 +191,14 @@ class _Request:
         return Factors(down, up, self.strength * self.pair.factor)
 
 
+def read_factors(
+    lora: LoraFile, pair: Pair, strength: float, backend: Backend, dtype: str
+) -> Factors:
+    """The factors of one pair, with the user's strength and the file's alpha in it."""
+    file = backend.open(str(lora.header.path))
+    return _Request(file, lora.header, pair, strength).read(backend, dtype)
+
+
 def _join(base: Linear, stack: list[_Request], backend: Backend, dtype: str) -> LoraLinear:
     layer = LoraLinear.join(base, [request.read(backend, dtype) for request in stack])
     return LoraLinear(base, backend.place(layer.down, dtype), backend.place(layer.up, dtype))
