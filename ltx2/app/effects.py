@@ -11,14 +11,16 @@ from ltx2.pipelines.guidance import KINDS, OFF, STREAMS
 from ltx2.pipelines.settings import ModelFile, Settings, StageSettings
 
 _SHIFT = ("tokens", "max_shift", "base_shift", "terminal")
-_SCHEDULER_KEYS = {"ltx2": ("steps", *_SHIFT), "linear_quadratic": ("steps",), "beta": ("steps",)}
+_SCHEDULER_KEYS = {"ltx2": ("steps", *_SHIFT), "linear_quadratic": ("steps",), "beta": ("steps",),
+                   "list": ()}  # fmt: skip
 _SAMPLER_KEYS = {
+    "euler": (),
     "euler_ancestral": ("eta", "s_noise"),
     "cfg_pp": ("eta", "s_noise"),
     "res_2s": ("eta",),
     "gradient_estimation": ("gamma",),
 }
-_OUTPUT_KEYS = {"mp4": ("crf", "preset"), "webm": ("crf",)}
+_OUTPUT_KEYS = {"mp4": ("crf", "preset"), "webm": ("crf",), "gif": (), "png": ()}
 _TILE_KEYS = ("frames", "height", "width")
 
 
@@ -61,13 +63,17 @@ def _reasons(settings: Settings) -> dict[str, str]:
         | _schedules(settings, sampling)
         | _files(settings, sampling)
         | _watching(settings, sampling)
+        | _pictures(settings)
+        | _conditioning(settings)
     )
 
 
 def _unused(
     group: str, keys: tuple[str, ...], chosen: str, used: dict[str, tuple[str, ...]]
 ) -> dict[str, str]:
-    rest = [key for key in keys if key not in used.get(chosen, ())]
+    if chosen not in used:
+        return {}  # unknown, which is said later
+    rest = [key for key in keys if key not in used[chosen]]
     return {f"{group}.{key}": f"{group}={chosen} does not use it" for key in rest}
 
 
@@ -190,6 +196,29 @@ def _watching(settings: Settings, sampling: list[StageSettings]) -> dict[str, st
         reasons |= dict.fromkeys(keys, f"pipeline={pipeline} samples nothing")
     if all(stage.do in ("load", "decode") for stage in settings.pipeline.stages):
         reasons["save_latents"] = f"pipeline={pipeline} makes no latents"
+    return reasons
+
+
+def _pictures(settings: Settings) -> dict[str, str]:
+    """What only matters where pictures are made, and to upscaled ones."""
+    stages = settings.pipeline.stages
+    reason = f"pipeline={settings.pipeline.name} makes no pictures"
+    if not any("video" in s.streams for s in stages if s.do != "decode") and not any(
+        s.video_from for s in stages
+    ):
+        return dict.fromkeys(("height", "width", "tiling", "output", "dtype.video_vae"), reason)
+    if any(stage.do == "upscale" for stage in stages):
+        return {}
+    return {"dtype.upsampler": f"pipeline={settings.pipeline.name} upscales nothing"}
+
+
+def _conditioning(settings: Settings) -> dict[str, str]:
+    reasons = {}
+    for name, item in settings.conditioning.items():
+        if item.kind != "image":
+            reasons[f"conditioning.{name}.crf"] = f"kind={item.kind} is not re-compressed"
+        if item.kind == "reference":
+            reasons[f"conditioning.{name}.frame"] = "a reference spans the clip"
     return reasons
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -94,6 +95,19 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def to_json(record: dict[str, Any], indent: int | None = None) -> str:
+    """JSON of a record; NaN and Inf, which JSON cannot say, become null."""
+    return json.dumps(_sayable(record), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _sayable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _sayable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_sayable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """run.json in `folder`."""
-    write_text(folder / "run.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "run.json", to_json(record, indent=1) + "\n")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ltx2.errors import UserError
 from ltx2.experiment.interrupt import Interrupt
 from ltx2.experiment.progress_bar import RunBar
-from ltx2.experiment.record import build_record, write_record, write_text
+from ltx2.experiment.record import build_record, to_json, write_record, write_text
 from ltx2.experiment.sink import ClipSink, SoundSink
 from ltx2.media.atomic import check_writable
 from ltx2.media.tagging import write_comment
+from ltx2.pipelines.checks import CheckFailed
 from ltx2.pipelines.cost import phase_costs
 from ltx2.pipelines.plan import Plan, make_plan
 from ltx2.pipelines.progress import Quiet
@@ -26,6 +27,8 @@ from ltx2.pipelines.watching import StageWatch
 from ltx2.weights.dtype_policy import COMPONENTS, dtype_policy
 
 log = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"
 
 
 def generate(
@@ -47,7 +50,7 @@ def generate(
     log.info("%s", describe(plan, dtypes))
     check_writable(folder)
     sink = _sink(plan, folder)
-    write_text(folder / "config.yaml", resolved_yaml(plan.settings))
+    write_text(folder / CONFIG, resolved_yaml(plan.settings))
     bar = RunBar(phase_costs(plan)) if show_progress else contextlib.nullcontext(Quiet())
     runner = Runner(plan, backend, dtypes, folder=folder)
     interrupt = Interrupt()
@@ -74,15 +77,28 @@ def generate(
             sink.write_sheet()
             final = record("completed")
             if sink.carries_comment:
-                write_comment(sink.path, json.dumps(final, ensure_ascii=False))
+                write_comment(sink.path, to_json(final))
         except KeyboardInterrupt:
             write_record(folder, record("interrupted", **partial))
             raise
         except Exception as error:
-            write_record(folder, record("failed", error=f"{type(error).__name__}: {error}"))
+            if not _left_nothing(folder, error):
+                write_record(folder, record("failed", error=f"{type(error).__name__}: {error}"))
             raise
         write_record(folder, final)
     return sink.path
+
+
+def _left_nothing(folder: Path, error: Exception) -> bool:
+    """Whether bad input was met before there was any result, so that the folder could be emptied.
+
+    A full disk counts as such; a failed check does not: its record says what was measured.
+    """
+    written = {item.name for item in folder.iterdir() if item.suffix != ".log"}
+    if isinstance(error, CheckFailed) or not isinstance(error, UserError) or written > {CONFIG}:
+        return False
+    (folder / CONFIG).unlink(missing_ok=True)
+    return True
 
 
 def _sink(plan: Plan, folder: Path, ending: str = "") -> ClipSink | SoundSink:

@@ -122,25 +122,29 @@ def _reference(
     downscale, temporal = reference_scales(plan.settings, plan.files)
     height, width = stage.height // downscale, stage.width // downscale
     output = plan.height, plan.width
-    frames = reference_clip(
-        condition.path, condition.control, plan.frames, height, width, output
-    )
-    if len(frames) > 1 and temporal > 1:
+    frames = reference_clip(condition.path, condition.control, plan.frames, height, width, output)
+    shown = len(frames)
+    if shown > 1 and temporal > 1:
         frames = subsampled(frames, temporal, 0)
     usable = (len(frames) - 1) // plan.scale.time * plan.scale.time + 1
     latent = encode(prepared_clip(frames[:usable], height, width))
     item = Reference(latent, plan.fps, plan.scale, condition.strength, downscale, temporal)
     if condition.mask:
-        strengths = _mask_strengths(condition, latent, usable)
+        mask = _covering(mask_video(condition.mask, shown), height, width)
+        if shown > 1 and temporal > 1:
+            mask = subsampled(mask, temporal, 0)
+        strengths = token_strengths(mask[None, :usable], latent.shape[1:4])
         return AttentionStrength(item, strengths * condition.attention)
     return item if condition.attention == 1 else AttentionStrength(item, condition.attention)
 
 
-def _mask_strengths(condition: ConditioningSettings, latent: Array, frames: int) -> np.ndarray:
-    """(1, M) in [0, 1]: the mask video averaged over the pixels of each reference token."""
-    shown = mask_video(condition.mask, frames)
-    grid = latent.shape[1], latent.shape[2], latent.shape[3]
-    return token_strengths(shown[None], grid)
+def _covering(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle of (F, H, W) that `cover_resize` to `height` x `width` would show."""
+    rows, columns = frames.shape[1:]
+    tall = min(rows, round(columns * height / width))
+    wide = min(columns, round(rows * width / height))
+    top, left = (rows - tall) // 2, (columns - wide) // 2
+    return frames[:, top : top + tall, left : left + wide]
 
 
 def mask_video(path: str, frames: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from ltx2.ops import Array
 from ltx2.pipelines.checks import FrameStatistics, check_audio, check_video
 from ltx2.pipelines.components.audio import decode_audio, load_audio_decoder, load_vocoder
 from ltx2.pipelines.components.video import load_video_decoder
+from ltx2.pipelines.decoding import choose_tiling
 from ltx2.pipelines.extension import joined_frames, joined_sound
 from ltx2.pipelines.plan import StagePlan
 from ltx2.pipelines.sources import input_frames, input_waveform
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ltx2.pipelines.runner import Runner
 
 INPUT = "input"
+NAN_FRAMES = "damaged weights or a half-precision VAE; try dtype.video_vae=fp32"
 
 
 class Sink(Protocol):
@@ -61,7 +63,7 @@ def _sound(run: Runner, latent: Array | None, sink: Sink) -> None:
             vocoder = load_vocoder(checkpoint, run.backend)
             waveform, rate = decode_audio(decoder, vocoder, latent)
             run.progress.advance()
-        check_audio(run.outcome.checks, waveform, rate, plan.frames / plan.fps)
+        waveform = check_audio(run.outcome.checks, waveform, rate, plan.frames / plan.fps)
     if plan.extends:
         waveform = joined_sound(plan, waveform, rate)
     run.outcome.statistics["audio"] = _audio_record(waveform, rate)
@@ -72,9 +74,12 @@ def _picture(run: Runner, latent: Array | None, sink: Sink) -> None:
     statistics = FrameStatistics()
     with run.phase("video decode", run.plan.output_frames):
         for chunk in _chunks(run, latent):
+            chunk = run.outcome.checks.finite("video decode", chunk, NAN_FRAMES)
             statistics.add(chunk)
             sink.frames(chunk)
             run.progress.advance(len(chunk))
+            # Not to be kept while the next one is made.
+            del chunk
     check_video(run.outcome.checks, statistics, run.plan.output_frames)
     run.outcome.statistics["video"] = statistics.record()
 
@@ -85,7 +90,16 @@ def _chunks(run: Runner, latent: Array | None) -> Iterator[np.ndarray]:
         return input_frames(plan, plan.frames)
     header, dtype = plan.headers["checkpoint"], run.dtypes["video_vae"]
     decoder = load_video_decoder(header, run.backend, dtype)
-    made = decode_frames(decoder, latent, plan.tiling, run.decode_noise)
+    choice = choose_tiling(
+        plan.settings.tiling.mode,
+        plan.tiling,
+        tuple(latent.shape[1:4]),
+        decoder.config,
+        run.backend.activation_bytes(dtype),
+        run.backend.free_bytes(),
+    )
+    run.outcome.statistics["tiling"] = choice.record()
+    made = decode_frames(decoder, latent, choice.tiling, run.decode_noise)
     return joined_frames(plan, input_frames(plan), made) if plan.extends else made
 
 

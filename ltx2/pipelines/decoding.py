@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 MODES = ("off", "auto", "size")
 # Smaller tiles: their long side in pixels and their frames. Overlaps stay the default ones.
-LONG_SIDES = range(AUTO_LONG_SIDE_PX, 128, -64)
-FRAMES = range(80, 24, -8)
+LONG_SIDES = range(AUTO_LONG_SIDE_PX, 192, -64)
+FRAMES, FRAMES_SHARED = range(80, 24, -8), 24
 # What is kept free for everything that the estimate does not see.
 USABLE = 0.8
 # Copies of a group of finished frames, float32: being joined, blended, and shown by the host.
@@ -169,7 +169,7 @@ def _smaller(grid: Grid, scale: VideoScale) -> Iterator[Tiling]:
     for long_side in LONG_SIDES:
         for frames in FRAMES:
             tiling = auto_tiling(height, width, scale, long_side)
-            tiling = replace(tiling, frames=replace(tiling.frames, tile_size=frames))
+            tiling = replace(tiling, frames=TileAxis(frames, FRAMES_SHARED))
             if _needed(tiling, grid, scale) is not None:
                 yield tiling
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 from ltx2.errors import UserError, nearest
@@ -24,6 +25,7 @@ def check_inputs(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
     """Raise UserError for a condition or input that cannot be fully used."""
     for name, item in plan.settings.conditioning.items():
         _check_condition(f"conditioning.{name}", item, plan, stages)
+    _check_overwritten(plan)
     _check_references(plan, stages)
     _check_region(plan, stages)
     if any(stage.settings.extend for stage in stages):
@@ -60,17 +62,50 @@ def _check_condition(
     if item.kind == "image":
         read_image(item.path)
     elif item.kind == "reference":
-        check_reference(item.path, item.control, plan.frames, plan.height, plan.width)
+        _check_reference(key, item, plan)
     else:
-        _check_clip(key, item, plan)
+        frames = read_metadata(item.path).frames
+        _check_length(
+            f"{key}.path={item.path}", frames, plan.frames - item.frame % plan.frames, plan
+        )
 
 
-def _check_clip(key: str, item: ConditioningSettings, plan: Plan) -> None:
-    clip = read_metadata(item.path)
-    if clip.frames < 1:
-        raise UserError(f"{key}.path={item.path} has no frames")
-    if item.mask and item.mask == item.path:
-        raise UserError(f"{key}.mask is the reference itself; give a mask")
+def _check_reference(key: str, item: ConditioningSettings, plan: Plan) -> None:
+    if item.frame != 0:
+        raise UserError(f"{key}.frame={item.frame} has no effect on kind=reference; drop it")
+    check_reference(item.path, item.control, plan.frames, plan.height, plan.width)
+    frames = plan.frames
+    if item.control != "tracks" and not is_still(item.path):
+        frames = min(frames, read_metadata(item.path).frames)
+        _check_length(f"{key}.path={item.path}", frames, plan.frames, plan)
+    if item.mask:
+        size = None if item.control == "tracks" else picture_size(item.path)
+        _check_mask(f"{key}.mask", item.mask, frames, size)
+
+
+def _check_length(what: str, frames: int, room: int, plan: Plan) -> None:
+    """A clip that is shorter than its place would lose the frames that fill no latent."""
+    spare = (frames - 1) % plan.scale.time
+    if frames < room and spare:
+        raise UserError(
+            f"{what} has {frames} frames, which is not {plan.scale.time}k + 1; cut it to"
+            f" {frames - spare}"
+        )
+
+
+def _check_overwritten(plan: Plan) -> None:
+    """Two pictures for one place: the second would replace the first."""
+    taken: dict[int, str] = {}
+    for name, item in plan.settings.conditioning.items():
+        if item.kind == "reference" or item.strength == 0:
+            continue
+        frame = item.frame % plan.frames
+        if frame in taken:
+            raise UserError(
+                f"conditioning.{name}.frame={item.frame} is already the frame of"
+                f" conditioning.{taken[frame]}; choose another frame"
+            )
+        taken[frame] = name
 
 
 def _check_references(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
@@ -103,8 +138,11 @@ def _check_region(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
         raise UserError("a retake needs input.start and input.end in seconds")
     if not 0 <= given.start < given.end:
         raise UserError(f"input.start={given.start} must be at least 0 and before end={given.end}")
-    if given.start >= seconds:
-        raise UserError(f"input.start={given.start} is behind the clip's end ({seconds:.3f} s)")
+    for key in ("start", "end"):
+        value = getattr(given, key)
+        # A time read off a player may be one frame late.
+        if value >= seconds + (0 if key == "start" else 1 / plan.fps):
+            raise UserError(f"input.{key}={value} is behind the clip's end ({seconds:.3f} s)")
     unknown = [s for s in given.regenerate if s not in ("video", "audio")]
     if unknown or not given.regenerate:
         raise UserError(f"input.regenerate={given.regenerate}: use video, audio or both")
@@ -131,9 +169,15 @@ def _check_input_files(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
     if given.mask and not any("mask" in s.settings.conditions for s in stages):
         raise UserError(f"input.mask has no effect on pipeline={name}; use pipeline=inpaint")
     if any("mask" in s.settings.conditions for s in stages):
-        _check_mask(plan)
-    if given.audio_start < 0:
-        raise UserError(f"input.audio_start={given.audio_start} is negative")
+        if not given.mask:
+            raise UserError(
+                "an inpainting needs input.mask=FILE: a picture or video, white = generate"
+            )
+        _check_mask("input.mask", given.mask, plan.frames, picture_size(given.video))
+    if given.video:
+        _check_rate(given.video, plan.fps)
+    if not 0 <= given.audio_start < math.inf:
+        raise UserError(f"input.audio_start={given.audio_start} is not a time; use 0 or seconds")
     needs_sound = heard or referenced or ("audio" in frozen and "audio" in encoded)
     source = given.audio or given.video
     if needs_sound and not source:
@@ -145,15 +189,37 @@ def _check_input_files(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
             raise UserError(f"{source} has no audio stream; pipeline={name} needs sound")
 
 
-def _check_mask(plan: Plan) -> None:
-    """The mask of an inpainting is there and lasts as long as the clip."""
-    path = plan.settings.input.mask
-    if not path:
-        raise UserError("an inpainting needs input.mask=FILE: a picture or video, white = generate")
-    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
-        read_image(path)
-    elif (frames := read_metadata(path).frames) < plan.frames:
-        raise UserError(f"input.mask={path} has {frames} frames, the clip {plan.frames}")
+def _check_mask(key: str, path: str, frames: int, size: tuple[int, int] | None) -> None:
+    """The mask lasts `frames` and has the shape of the pictures (height, width) it belongs to."""
+    if not is_still(path) and (held := read_metadata(path).frames) < frames:
+        raise UserError(f"{key}={path} has {held} frames, the clip {frames}; make it longer")
+    height, width = picture_size(path)
+    if size is not None and height * size[1] != width * size[0]:
+        raise UserError(
+            f"{key}={path} is {width}x{height} px, the pictures it masks {size[1]}x{size[0]};"
+            " give both one shape"
+        )
+
+
+def _check_rate(path: str, fps: float) -> None:
+    """Pictures at another rate would be out of step with seconds, positions and sound."""
+    own = float(read_metadata(path).fps)
+    if abs(fps - own) > 1e-3 * own:
+        raise UserError(f"fps={fps:g} is not the rate of {path}, {own:g}; drop fps or convert it")
+
+
+def is_still(path: str) -> bool:
+    """Whether the file's name is that of a picture."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def picture_size(path: str) -> tuple[int, int]:
+    """(height, width) of a picture or video as displayed."""
+    if is_still(path):
+        height, width = read_image(path).shape[:2]
+        return height, width
+    clip = read_metadata(path)
+    return clip.height, clip.width
 
 
 def _shows_input(stages: tuple[StagePlan, ...]) -> bool:

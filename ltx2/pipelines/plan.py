@@ -10,7 +10,6 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 from fractions import Fraction
-from math import lcm
 from pathlib import Path
 
 from ltx2.errors import UserError, nearest
@@ -33,12 +32,14 @@ from ltx2.pipelines.files import find_files, with_media_paths
 from ltx2.pipelines.guidance import GuidancePair, check_model_takes_guidance, resolve_guidance
 from ltx2.pipelines.loras import check_lora_settings
 from ltx2.pipelines.presets import warn_of_other_release, with_release
-from ltx2.pipelines.requirements import check_files
-from ltx2.pipelines.sampling import stage_sampler
+from ltx2.pipelines.ranges import check_ranges
+from ltx2.pipelines.requirements import check_files, read_headers
+from ltx2.pipelines.sampling import check_unconditional, stage_sampler
 from ltx2.pipelines.saved import check_saved, with_saved_size
-from ltx2.pipelines.schedules import stage_sigmas
+from ltx2.pipelines.schedules import check_schedule_of_model, stage_sigmas
 from ltx2.pipelines.settings import Settings, StageSettings
-from ltx2.weights.header import Header, read_header
+from ltx2.pipelines.sizes import check_capacity, check_sound_length, size_on_grid
+from ltx2.weights.header import Header
 
 log = logging.getLogger(__name__)
 
@@ -154,16 +155,19 @@ def make_plan(settings: Settings) -> Plan:
     _check_stages(settings)
     settings = with_media_paths(with_release(settings))
     settings = fill_preset(with_input_size(with_saved_size(settings)))
-    _check_ranges(settings)
+    check_ranges(settings)
+    check_lora_settings(settings)
+    check_model_takes_guidance(settings)
+    check_schedule_of_model(settings)
     files = find_files(settings)
-    headers = {role: read_header(p) for role, p in files.items() if p.is_file()}
+    headers = read_headers(files)
     checkpoint = headers["checkpoint"]
     check_files(settings, files, headers)
     warn_of_other_release(settings.model, checkpoint)
     scale = video_scale(checkpoint)
     audio = audio_geometry(checkpoint)
     config = transformer_config(checkpoint)
-    height, width, frames, notices = _checked_size(settings, scale)
+    height, width, frames, notices = size_on_grid(settings, scale, _clip_frames(settings))
     settings = dataclasses.replace(settings, height=height, width=width, frames=frames)
     plan = Plan(
         settings=settings,
@@ -182,7 +186,11 @@ def make_plan(settings: Settings) -> Plan:
     from ltx2.pipelines.inputs import check_inputs
     from ltx2.pipelines.watching import check_watching
 
+    if any("audio" in s.streams for s in settings.pipeline.stages if s.do in ("encode", "sample")):
+        check_sound_length(frames, plan.fps, audio.latents_per_second)
     stages = tuple(_stage_plan(plan, stage) for stage in settings.pipeline.stages)
+    tokens = max((s.tokens_per_call for s in stages if s.sigmas is not None), default=0)
+    check_capacity(settings, config, round(tokens), plan.audio_length)
     _check_upscales(stages, headers)
     check_inputs(plan, stages)
     check_watching(plan, stages)
@@ -195,13 +203,7 @@ def make_plan(settings: Settings) -> Plan:
 
 def with_input_size(settings: Settings) -> Settings:
     """Height, width, frames and fps that are not given come from the input clip, if any."""
-    uses_clip = any(
-        (stage.do == "encode" and "video" in stage.streams)
-        or stage.video_from == "input"
-        or (stage.do == "sample" and "source" in stage.conditions)
-        for stage in settings.pipeline.stages
-    )
-    if not uses_clip:
+    if not _uses_clip(settings):
         return settings
     path = settings.input.video
     if not path:
@@ -217,6 +219,22 @@ def with_input_size(settings: Settings) -> Settings:
         frames=clip.frames if settings.frames is None and not extends else settings.frames,
         fps=float(clip.fps) if settings.fps is None else settings.fps,
     )
+
+
+def _uses_clip(settings: Settings) -> bool:
+    return any(
+        (stage.do == "encode" and "video" in stage.streams)
+        or stage.video_from == "input"
+        or (stage.do == "sample" and "source" in stage.conditions)
+        for stage in settings.pipeline.stages
+    )
+
+
+def _clip_frames(settings: Settings) -> int | None:
+    """Length of the clip that the run cannot outlast; None for an extension, or without a clip."""
+    if not _uses_clip(settings) or any(stage.extend for stage in settings.pipeline.stages):
+        return None
+    return read_metadata(settings.input.video).frames
 
 
 def fill_preset(settings: Settings) -> Settings:
@@ -279,52 +297,6 @@ def _check_stages(settings: Settings) -> None:
         seen.append(stage.name)
 
 
-def _check_ranges(settings: Settings) -> None:
-    fps = _given(settings.fps)
-    if not 0 < fps <= 1000:
-        usual = settings.model.preset.fps
-        raise UserError(f"fps={fps} is not in (0, 1000]; use for example {usual}")
-    if settings.noise not in ("host", "device"):
-        raise UserError(f"noise={settings.noise} is unknown; use host or device")
-    if settings.checks not in ("off", "warn", "strict", "keep_going"):
-        modes = "off, warn, strict or keep_going"
-        raise UserError(f"checks={settings.checks} is unknown; use {modes}")
-    check_lora_settings(settings)
-    check_model_takes_guidance(settings)
-
-
-def _checked_size(settings: Settings, scale: VideoScale) -> tuple[int, int, int, list[str]]:
-    """Height, width and frames on the checkpoint's grid; off-grid values raise or are snapped."""
-    stages = [stage for stage in settings.pipeline.stages if stage.do != "decode"]
-    scales = [Fraction(stage.scale).limit_denominator(64) for stage in stages]
-    unit = 1
-    for ratio in scales or [Fraction(1)]:
-        unit = lcm(unit, (Fraction(scale.space) / ratio).numerator)
-    notices: list[str] = []
-    height = _on_grid("height", _given(settings.height), unit, 0, settings.snap, notices)
-    width = _on_grid("width", _given(settings.width), unit, 0, settings.snap, notices)
-    frames = _on_grid("frames", _given(settings.frames), scale.time, 1, settings.snap, notices)
-    for notice in notices:
-        log.warning("%s", notice)
-    return height, width, frames, notices
-
-
-def _on_grid(key: str, value: float, unit: int, offset: int, snap: bool, notices: list[str]) -> int:
-    """`value` if it is offset + k * unit (k >= 0, positive), else snapped or refused."""
-    value = int(value)
-    least = offset if offset > 0 else unit
-    if value >= least and (value - offset) % unit == 0:
-        return value
-    low = max(least, value - (value - offset) % unit) if value > least else least
-    high = low + unit
-    rule = f"{unit}k + {offset}" if offset else f"a multiple of {unit}"
-    if not snap:
-        raise UserError(f"{key}={value} is not {rule}; use {low} or {high}, or snap=true to round")
-    chosen = low if value - low <= high - value else high
-    notices.append(f"{key}={value} is not {rule}: snapped to {chosen}")
-    return chosen
-
-
 def _stage_plan(plan: Plan, stage: StageSettings) -> StagePlan:
     from ltx2.pipelines.windows import check_window, windows
 
@@ -338,6 +310,7 @@ def _stage_plan(plan: Plan, stage: StageSettings) -> StagePlan:
     tokens = grid[0] * grid[1] * grid[2]
     sigmas = stage_sigmas(plan.settings, stage, tokens)
     guidance = GuidancePair.of(plan.settings.guidance, stage, plan.transformer.layers)
+    check_unconditional(plan.settings, stage, guidance, sigmas)
     calls = stage_sampler(plan.settings, stage).model_calls(sigmas)
     spans = windows(plan) if stage.windows else []
     # All windows are equally long.

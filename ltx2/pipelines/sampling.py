@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
+from ltx2.diffusion.guidance import passes
 from ltx2.diffusion.loop import Sampler
 from ltx2.diffusion.noise import NoiseSource
 from ltx2.diffusion.samplers import make_sampler
+from ltx2.errors import UserError
+from ltx2.pipelines.guidance import GuidancePair
 from ltx2.pipelines.settings import Settings, StageSettings
 
 NOISE_FIELDS = ("noise", "step_noise", "substep_noise")
+
+
+def check_unconditional(
+    settings: Settings, stage: StageSettings, guidance: GuidancePair, sigmas: Sequence[float]
+) -> None:
+    """Refuse CFG++ where a step has no unconditional estimate of a stream."""
+    kind = settings.sampler.kind if stage.sampler == "main" else stage.sampler
+    if kind != "cfg_pp":
+        return
+    for step, sigma in enumerate(sigmas[:-1]):
+        plan = passes(guidance.video.at(sigma), guidance.audio.at(sigma), step)
+        if "uncond" not in plan.names or not all(getattr(plan, s) for s in stage.streams):
+            raise UserError(
+                f"sampler=cfg_pp needs cfg other than 1 and no skip_step at every step, but stage"
+                f" '{stage.name}' has no unconditional estimate at step {step}; use guidance=cfg"
+                " pipeline=one_stage, or another sampler"
+            )
 
 
 def stage_sampler(

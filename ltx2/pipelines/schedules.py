@@ -7,6 +7,7 @@ from ltx2.errors import UserError, nearest
 from ltx2.pipelines.settings import SchedulerSettings, Settings, StageSettings
 
 KINDS = ("ltx2", "linear_quadratic", "beta", "list")
+MOST_STEPS = 1000
 
 
 def stage_sigmas(settings: Settings, stage: StageSettings, tokens: int) -> tuple[float, ...]:
@@ -14,7 +15,6 @@ def stage_sigmas(settings: Settings, stage: StageSettings, tokens: int) -> tuple
     if stage.schedule != "main":
         return _named(settings, stage.schedule)
     scheduler = settings.scheduler
-    _check_kind_of_model(settings)
     if scheduler.sigmas is not None:
         if scheduler.steps is not None and scheduler.steps != len(scheduler.sigmas) - 1:
             raise UserError(
@@ -36,8 +36,8 @@ def _named(settings: Settings, name: str) -> tuple[float, ...]:
 
 def _computed(scheduler: SchedulerSettings, tokens: int) -> tuple[float, ...]:
     steps = scheduler.steps
-    if steps is None or steps < 1:
-        raise UserError(f"scheduler.steps={steps} is not positive; use for example 30")
+    if steps is None or not 1 <= steps <= MOST_STEPS:
+        raise UserError(f"scheduler.steps={steps} is not in 1 to {MOST_STEPS}; use for example 30")
     if scheduler.kind == "linear_quadratic":
         return schedules.linear_quadratic_sigmas(steps)
     if scheduler.kind == "beta":
@@ -48,22 +48,30 @@ def _computed(scheduler: SchedulerSettings, tokens: int) -> tuple[float, ...]:
     count = tokens if scheduler.tokens == "auto" else scheduler.tokens
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise UserError(f"scheduler.tokens={scheduler.tokens} is not auto or a positive number")
-    return schedules.ltx2_sigmas(
-        steps,
-        count,
-        max_shift=scheduler.max_shift,
-        base_shift=scheduler.base_shift,
-        terminal=scheduler.terminal,
-    )
+    try:
+        return schedules.validate_sigmas(
+            schedules.ltx2_sigmas(
+                steps,
+                count,
+                max_shift=scheduler.max_shift,
+                base_shift=scheduler.base_shift,
+                terminal=scheduler.terminal,
+            )
+        )
+    except (OverflowError, UserError):
+        raise UserError(
+            f"scheduler.steps={steps} with the shift of {count} tokens gives levels that float32"
+            " cannot tell apart; use scheduler.tokens=4096 or fewer steps"
+        ) from None
 
 
-def _check_kind_of_model(settings: Settings) -> None:
+def check_schedule_of_model(settings: Settings) -> None:
     """A distilled model takes its own list, a dev model a schedule; explicit sigmas are trusted."""
     scheduler, model = settings.scheduler, settings.model
+    if all(s.schedule != "main" for s in settings.pipeline.stages if s.do == "sample"):
+        return
     distilled_list = settings.schedules.get("distilled")
     is_list = scheduler.kind == "list"
-    if model.kind not in ("dev", "distilled", "any"):
-        raise UserError(f"model.kind={model.kind} is unknown; use dev, distilled or any")
     if model.kind == "distilled" and not is_list and scheduler.sigmas is None:
         raise UserError(
             f"model={model.name} is distilled and cannot follow scheduler={scheduler.kind};"

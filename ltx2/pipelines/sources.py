@@ -70,7 +70,8 @@ def encode_clip(
         width // plan.scale.space,
     )
     if any(len(axis) > 1 for axis in tiling.split(grid, plan.scale)):
-        return ops.f32(tiled_encode(encoder, backend.array(pixels, dtype), tiling))
+        # The pixels stay on the host: only the tile that is encoded goes to the device.
+        return ops.f32(tiled_encode(encoder, pixels, tiling))
     return ops.f32(encoder(backend.array(pixels, dtype)))
 
 

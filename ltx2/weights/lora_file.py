@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.errors import UserError
+from ltx2.weights.build import FLOATS
 from ltx2.weights.checkpoint import LORA, describe_kind, identify
 from ltx2.weights.header import Header, read_header, read_scalar
 
@@ -128,6 +129,12 @@ def _pair(header: Header, stem: str, half: dict[str, str]) -> Pair:
     if len(half) != 2:
         raise UserError(f"{header.path.name}: '{stem}' has only its {next(iter(half))} factor")
     down, up = header.tensors[half["down"]].shape, header.tensors[half["up"]].shape
+    for name in half.values():
+        if header.tensors[name].dtype not in FLOATS:
+            raise UserError(
+                f"{header.path.name}: '{name}' has dtype {header.tensors[name].dtype}; the factors"
+                " of a LoRA are F16, BF16 or F32"
+            )
     if len(down) != 2 or len(up) != 2 or down[0] != up[1]:
         raise UserError(
             f"{header.path.name}: the factors of '{stem}' do not fit each other:"

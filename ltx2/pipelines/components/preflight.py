@@ -23,6 +23,9 @@ from ltx2.weights.header import Header
 
 Loader = Callable[[Header, DryBackend], object]
 
+# What a value of the wrong kind in the metadata ends in.
+METADATA_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
 # By name of the component in `ltx2.weights.checkpoint`: what builds it.
 LOADERS: dict[str, Loader] = {
     "transformer": lambda header, dry: load_transformer(header, dry, "fp32"),
@@ -61,6 +64,9 @@ def fit(header: Header) -> Fit:
             LOADERS[component](header, dry)
         except UserError as error:
             problems.append(str(error))
+        except METADATA_ERRORS as error:
+            reason = f"{type(error).__name__}: {error}"
+            problems.append(f"{header.path.name} has unusable metadata of {component} ({reason})")
     taken = [header.tensors[n] for n in dry.used if not n.endswith(QUANTISATION_TENSORS)]
     # Scales belong to the weights beside them.
     left = (n for n in header.tensors.keys() - dry.used if not n.endswith(QUANTISATION_TENSORS))

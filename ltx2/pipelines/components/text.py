@@ -21,6 +21,7 @@ from ltx2.models.gemma3 import Gemma3
 from ltx2.models.text_features import Features, features_class
 from ltx2.models.tokenizer import Prompt, PromptTokenizer
 from ltx2.ops import Array
+from ltx2.pipelines.checks import CheckFailed
 from ltx2.pipelines.components.gemma import GemmaDirectory, load_gemma, read_gemma_directory
 from ltx2.weights import build
 from ltx2.weights.header import Header
@@ -255,7 +256,8 @@ def _check_dtype(dtype: str) -> None:
 
 def _check_finite(text: str, contexts: tuple[Array, Array], dtypes: Mapping[str, str]) -> None:
     if not all(math.isfinite(ops.std(x)) for x in contexts):
-        raise UserError(
-            f"the encoding of prompt {text[:40]!r} is not finite in text_encoder="
-            f"{dtypes['text_encoder']}, connectors={dtypes['connectors']}; use bf16 or fp32"
+        raise CheckFailed(
+            f"text: the encoding of prompt {text[:40]!r} is NaN or Inf in text_encoder="
+            f"{dtypes['text_encoder']}, connectors={dtypes['connectors']}; likely causes: damaged"
+            " weights or a half-precision overflow; try dtype=fp32"
         )
