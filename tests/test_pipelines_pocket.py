@@ -42,7 +42,8 @@ def clip():
 def test_retake_changes_the_window_and_keeps_the_rest(tmp_path, clip):
     frames, _, _ = run(tmp_path, "experiment=[pocket_retake]", "scheduler.steps=6")
     changed = difference(frames, clip)
-    assert changed[:4].max() < 2 * KEPT and changed[-2:].max() < 2 * KEPT
+    # The last latent is held, but the decoder of its last frame looks far back.
+    assert changed[:4].max() < 2 * KEPT and changed[-3:-1].max() < 2 * KEPT
     assert changed[7:11].min() > 3 * KEPT
     middle = frames[8].reshape(-1, 3)
     strongest = middle[np.abs(middle - BACKGROUNDS["black"]).sum(1).argsort()[-40:]]

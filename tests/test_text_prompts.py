@@ -118,5 +118,5 @@ def test_a_new_model_must_declare_its_text_encoder(header, gemma, tmp_path, capl
 
 def test_a_model_file_without_connectors_is_named(header, gemma):
     kept = {n: t for n, t in header.tensors.items() if "audio_embeddings_connector" not in n}
-    with pytest.raises(UserError, match="has no audio text connector"):
+    with pytest.raises(UserError, match="does not hold audio text connector"):
         check_text_files(gemma, replace(header, tensors=kept))
