@@ -58,11 +58,16 @@ def report_peak(options: argparse.Namespace) -> None:
     consume = _write if options.side == "mp4" else _discard
     gc.collect()
     backend.reset_peak()
+    before = _peak(backend)
     with backend.inference():
         seen = consume(chunks)
     assert seen == frames, f"{seen} frames instead of {frames}"
+    print(json.dumps({"peak_bytes": _peak(backend) - before}))
+
+
+def _peak(backend: Any) -> int:
     peak = backend.peak_bytes()
-    print(json.dumps({"peak_bytes": peak_rss() if peak is None else peak}))
+    return peak_rss() if peak is None else peak
 
 
 def _discard(chunks: Callable[[], Iterator[np.ndarray]]) -> int:
@@ -99,8 +104,12 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=POCKET)
     parser.add_argument("--frames", nargs="+", type=int, default=LENGTHS)
     parser.add_argument("--size", nargs=2, type=int, default=[256, 256], metavar=("H", "W"))
-    parser.add_argument("--tile-frames", nargs=2, type=int, default=[24, 8], metavar=("N", "SHARED"))
-    parser.add_argument("--tile-pixels", nargs=2, type=int, default=[160, 64], metavar=("N", "SHARED"))
+    parser.add_argument(
+        "--tile-frames", nargs=2, type=int, default=[24, 8], metavar=("N", "SHARED")
+    )
+    parser.add_argument(
+        "--tile-pixels", nargs=2, type=int, default=[160, 64], metavar=("N", "SHARED")
+    )
     parser.add_argument("--json", help="write the record to this file")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
