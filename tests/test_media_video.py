@@ -297,3 +297,17 @@ def test_importing_the_media_layer_loads_neither_pyav_nor_pillow():
         "sys.exit(any(m in sys.modules for m in ('av', 'PIL', 'torch', 'mlx')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("width", [64, 128, 208])
+def test_equal_frames_become_equal_files(tmp_path, width):
+    frames = np.linspace(0, 1, 17 * 64 * width * 3, dtype=np.float32).reshape(17, 64, width, 3)
+    frames = np.abs(np.sin(40 * frames))
+    held, contents = [], set()
+    for attempt in range(6):
+        held.append(np.random.default_rng(attempt).random((100 + 300 * attempt, 50)))
+        path = tmp_path / f"{attempt}.mp4"
+        with VideoWriter(path, 12) as writer:
+            writer.write(frames)
+        contents.add(path.read_bytes())
+    assert len(contents) == 1

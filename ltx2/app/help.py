@@ -22,6 +22,7 @@ Everyday keys (null means: what the model is meant to be run with)
   height, width    pixels of the result
   frames, fps      length and speed of the clip
   snap             true rounds height, width and frames to the nearest size the model allows
+  keep_loaded      keep the transformer between the runs of a sweep or prompt file
   checks           off, warn, strict or keep_going: what to do about a suspicious result
   paths.outputs    folder for runs             paths.models   folder searched for weights
   scheduler.steps, guidance.video.cfg, lora.NAME.strength, output.crf ... --cfg job shows them all

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from ltx2.app.schema import Root
+    from ltx2.pipelines.resident import Resident
 
 log = logging.getLogger(__name__)
 
@@ -178,10 +180,18 @@ def generate(settings: Root, folder: Path) -> None:
     # program uses a core: 11 s instead of 0.7 s for the demo's first stage on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-    path = run(
-        settings, partial(build, settings.backend), folder, show_progress=sys.stderr.isatty()
-    )
+    make_backend = partial(build, settings.backend)
+    shows = sys.stderr.isatty()
+    path = run(settings, make_backend, folder, show_progress=shows, resident=_resident())
     log.info("wrote %s", path)
+
+
+@functools.cache
+def _resident() -> Resident:
+    """What this process keeps between its jobs."""
+    from ltx2.pipelines.resident import Resident
+
+    return Resident()
 
 
 TASKS: dict[str, Callable[[Any, Path], None]] = {"generate": generate}

@@ -20,6 +20,7 @@ from ltx2.pipelines.checks import CheckFailed
 from ltx2.pipelines.cost import phase_costs
 from ltx2.pipelines.plan import Plan, make_plan
 from ltx2.pipelines.progress import Quiet
+from ltx2.pipelines.resident import Resident
 from ltx2.pipelines.runner import Runner
 from ltx2.pipelines.settings import Settings
 from ltx2.pipelines.unfinished import unfinished
@@ -36,13 +37,15 @@ def generate(
     make_backend: Callable[[], Any],
     folder: Path,
     show_progress: bool = False,
+    resident: Resident | None = None,
 ) -> Path:
     """Run `settings` and return the path of the clip in `folder`.
 
     The plan is checked before the backend is made, and everything before a weight is read.
     Raises UserError for bad input (nothing is written), CheckFailed for a result that cannot be
     right; a failed or interrupted run leaves its partial record. A first Ctrl-C while sampling
-    ends the step, then KeyboardInterrupt is raised.
+    ends the step, then KeyboardInterrupt is raised. `resident` keeps the transformer for the next
+    run of the process, if the settings say keep_loaded.
     """
     plan = make_plan(settings)
     backend = make_backend()
@@ -52,7 +55,8 @@ def generate(
     sink = _sink(plan, folder)
     write_text(folder / CONFIG, resolved_yaml(plan.settings))
     bar = RunBar(phase_costs(plan)) if show_progress else contextlib.nullcontext(Quiet())
-    runner = Runner(plan, backend, dtypes, folder=folder)
+    kept = resident if plan.settings.keep_loaded else None
+    runner = Runner(plan, backend, dtypes, folder=folder, resident=kept)
     interrupt = Interrupt()
     runner.stop = interrupt
 

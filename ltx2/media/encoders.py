@@ -28,6 +28,7 @@ _LIMITED_RANGE = 1
 _AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200,
               96000)  # fmt: skip
 _OPUS_RATE = 48_000
+_MBTREE_UNIT = 128
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,10 @@ class ContainerEncoder:
 def _codec_options(clip: Clip) -> dict[str, str]:
     crf = clip.format.default_crf if clip.options.crf is None else clip.options.crf
     if clip.format.codec == "libx264":
-        return {"crf": str(crf), "preset": clip.options.preset or "veryfast"}
+        options = {"crf": str(crf), "preset": clip.options.preset or "veryfast"}
+        # x264's macroblock tree reads past a row that is no multiple of eight macroblocks: the
+        # same frames would be coded differently each time.
+        return options if clip.width % _MBTREE_UNIT == 0 else options | {"x264-params": "mbtree=0"}
     # VP9 keeps to the quality only when the bit rate is 0; cpu-used 4 is its "fast".
     return {
         "crf": str(crf),

@@ -79,19 +79,30 @@ def yuv420p(frames: np.ndarray) -> np.ndarray:
             f"frame size {height}x{width} is odd, 4:2:0 video needs even sizes; "
             f"use {height - height % 2}x{width - width % 2}"
         )
-    weights = (_BT709 * _LIMITED_SCALE[:, None]).T
+    weights = _BT709 * _LIMITED_SCALE[:, None]  # one row per plane
     planes = np.empty((count, height * 3 // 2, width), np.uint8)
     for picture, plane in zip(frames, planes, strict=True):
         rgb = picture.astype(np.float32)
         if frames.dtype == np.uint8:
             rgb /= np.float32(255)
-        plane[:height] = _truncate(rgb.reshape(-1, 3) @ weights[:, 0], 16).reshape(height, width)
+        plane[:height] = _truncate(_weighted(rgb, weights[0]), 16)
         pairs = rgb[0::2] + rgb[1::2]
-        quads = (pairs[:, 0::2] + pairs[:, 1::2]).reshape(-1, 3) * np.float32(0.25)
-        chroma = plane[height:].reshape(2, -1)
-        chroma[0] = _truncate(quads @ weights[:, 1], 128)
-        chroma[1] = _truncate(quads @ weights[:, 2], 128)
+        quads = (pairs[:, 0::2] + pairs[:, 1::2]) * np.float32(0.25)
+        chroma = plane[height:].reshape(2, height // 2, width // 2)
+        chroma[0] = _truncate(_weighted(quads, weights[1]), 128)
+        chroma[1] = _truncate(_weighted(quads, weights[2]), 128)
     return planes
+
+
+def _weighted(rgb: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted sum of the channels of (H, W, 3), always in the same order.
+
+    A matrix product rounds by the alignment of its memory, and truncation makes a level of it.
+    """
+    red, green, blue = (rgb[..., i] * weights[i] for i in range(3))
+    red += green
+    red += blue
+    return red
 
 
 def _truncate(values: np.ndarray, offset: int) -> np.ndarray:

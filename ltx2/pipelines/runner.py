@@ -39,6 +39,7 @@ from ltx2.pipelines.phases import Phases
 from ltx2.pipelines.plan import Plan, StagePlan
 from ltx2.pipelines.preview import Previewer
 from ltx2.pipelines.progress import Progress, Quiet
+from ltx2.pipelines.resident import Resident, transformer_key
 from ltx2.pipelines.sample_stage import StepLog, run_steps
 from ltx2.pipelines.sampling import stage_sampler
 from ltx2.pipelines.saved import load_latents, read_saved, write_latents
@@ -64,7 +65,7 @@ class Runner:
 
     `dtypes` by component come from `dtype_policy`. `noise` replaces the run's own draws and
     `observe` sees every intermediate value (parity, debugging). `folder` receives previews and
-    saved latents, which the settings may ask for.
+    saved latents, which the settings may ask for; `resident` keeps the transformer for a next run.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Runner:
         noise: NoiseSource | None = None,
         observe: Observe | None = None,
         folder: Path | None = None,
+        resident: Resident | None = None,
     ) -> None:
         settings = plan.settings
         self.plan, self.backend, self.dtypes = plan, backend, dtypes
@@ -92,6 +94,7 @@ class Runner:
             self.previewer = Previewer(plan, backend, dtypes["video_vae"], folder)
             self.outcome.statistics["previews"] = self.previewer.record
         self._transformer: Transformer | None = None
+        self._resident = resident
         self._loras = LoraStack(settings, plan.files, backend, dtypes["transformer"])
         self._prompts: list[TextContext] = []
 
@@ -280,17 +283,31 @@ class Runner:
     def _ready_transformer(self, stage: StagePlan) -> Transformer:
         """The transformer with the LoRAs of `stage`; loaded once, LoRAs exchanged in place."""
         if self._transformer is None:
-            with self.phase("load transformer", 1):
-                header, dtype = self.plan.headers["checkpoint"], self.dtypes["transformer"]
-                streams = tuple(self.plan.streams)
-                self._transformer = load_transformer(header, self.backend, dtype, streams)
-                self.progress.advance()
+            self._transformer = self._kept() or self._loaded()
         assert stage.sigmas is not None
         self._loras.attach(self._transformer, stage.settings, stage.sigmas[0])
         return self._transformer
 
+    def _loaded(self) -> Transformer:
+        with self.phase("load transformer", 1):
+            header, dtype = self.plan.headers["checkpoint"], self.dtypes["transformer"]
+            streams = tuple(self.plan.streams)
+            transformer = load_transformer(header, self.backend, dtype, streams)
+            self.progress.advance()
+        return transformer
+
+    def _key(self) -> tuple[Any, ...]:
+        header, dtype = self.plan.headers["checkpoint"], self.dtypes["transformer"]
+        return transformer_key(header, self.backend, dtype, tuple(self.plan.streams))
+
+    def _kept(self) -> Transformer | None:
+        """The transformer of an earlier run of this process, if it is the one needed."""
+        return None if self._resident is None else self._resident.find(self._key())
+
     def free(self) -> None:
         """Let go of what sampling needed, before the decoders come."""
+        if self._resident is not None and self._transformer is not None:
+            self._resident.keep(self._key(), self._transformer)
         self._transformer = None
         if self.previewer is not None:
             self.previewer.free()

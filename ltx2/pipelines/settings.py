@@ -336,6 +336,7 @@ class Settings:
     snap: bool = False
     noise: str = "host"
     checks: str = "warn"
+    keep_loaded: bool = False
     on_interrupt: str = "stop"
     save_latents: bool = False
     schedules: dict[str, list[float]] = field(default_factory=dict)
