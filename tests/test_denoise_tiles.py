@@ -22,7 +22,7 @@ from ltx2.pipelines.cost import transformer_pass
 from ltx2.pipelines.denoise_tiles import TiledDenoiser, TileGrid, stage_tiles, token_tiles
 from ltx2.pipelines.denoiser import Contexts, Denoiser
 from ltx2.pipelines.guidance import GuidancePair, resolve_guidance
-from ltx2.pipelines.plan import make_plan
+from ltx2.pipelines.planning import make_plan
 from ltx2.pipelines.runner import Runner
 from ltx2.pipelines.settings import (
     DenoiseTilesSettings,

@@ -22,7 +22,7 @@ from ltx2.pipelines.guidance import (
     entries,
     resolve_guidance,
 )
-from ltx2.pipelines.plan import make_plan
+from ltx2.pipelines.planning import make_plan
 from ltx2.pipelines.settings import (
     GuidanceSettings,
     SigmaGuidance,

@@ -28,7 +28,7 @@ from ltx2.pipelines.loras import (
     check_loras,
     stage_loras,
 )
-from ltx2.pipelines.plan import make_plan
+from ltx2.pipelines.planning import make_plan
 from ltx2.pipelines.runner import Runner
 from ltx2.pipelines.settings import LoraSettings, PipelineSettings, Settings, StageSettings
 from ltx2.weights.dtype_policy import dtype_policy

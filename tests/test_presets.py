@@ -11,7 +11,7 @@ from ltx2.app.compose import compose
 from ltx2.app.effects import check_effects, check_required
 from ltx2.app.schema import Root
 from ltx2.errors import MissingFile, UserError
-from ltx2.pipelines.plan import make_plan
+from ltx2.pipelines.planning import make_plan
 from ltx2.pipelines.presets import release_of, releases, warn_of_other_release, with_release
 from ltx2.pipelines.prompts import negative_prompt
 from ltx2.pipelines.schedules import stage_sigmas

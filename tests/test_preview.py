@@ -18,7 +18,7 @@ from ltx2.media.images import read_image
 from ltx2.models.tiling import decode_frames
 from ltx2.pipelines.components.video import load_video_decoder
 from ltx2.pipelines.phases import Phases
-from ltx2.pipelines.plan import make_plan
+from ltx2.pipelines.planning import make_plan
 from ltx2.pipelines.progress import Quiet
 
 SMALL = ["height=64", "width=64", "frames=9", "scheduler.steps=4", "dtype=fp32", "output=png"]

@@ -17,7 +17,7 @@ from ltx2.errors import UserError
 from ltx2.experiment.run import generate
 from ltx2.media.audio import read_audio
 from ltx2.media.images import read_image
-from ltx2.pipelines.plan import make_plan
+from ltx2.pipelines.planning import make_plan
 
 SMALL = ["height=64", "width=64", "frames=9", "scheduler.steps=2", "dtype=fp32", "output=png"]
 

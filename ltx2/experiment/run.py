@@ -18,7 +18,8 @@ from ltx2.media.atomic import check_writable
 from ltx2.media.tagging import write_comment
 from ltx2.pipelines.checks import CheckFailed
 from ltx2.pipelines.cost import phase_costs
-from ltx2.pipelines.plan import Plan, make_plan
+from ltx2.pipelines.plan import Plan
+from ltx2.pipelines.planning import make_plan
 from ltx2.pipelines.progress import Quiet
 from ltx2.pipelines.resident import Resident
 from ltx2.pipelines.runner import Runner

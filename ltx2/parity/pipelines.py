@@ -10,7 +10,7 @@ import numpy as np
 from ltx2.diffusion.noise import Replay
 from ltx2.parity.registry import Case, Outputs, component
 from ltx2.pipelines.catalogue import load_pipeline, load_schedules
-from ltx2.pipelines.plan import make_plan
+from ltx2.pipelines.planning import make_plan
 from ltx2.pipelines.runner import Runner
 from ltx2.pipelines.settings import (
     ConditioningSettings,
