@@ -11,6 +11,7 @@ from conftest import make_backend
 from pocket_oracle import BACKGROUNDS, COLOURS, read_clip
 
 from ltx2.app.compose import compose
+from ltx2.errors import UserError
 from ltx2.experiment.run import generate
 from ltx2.media.audio import read_audio
 from ltx2.media.video import read_video
@@ -107,6 +108,18 @@ def test_windows_of_a_long_clip_share_their_overlap(tmp_path):
     # Latents 9, windows of 5 that carry 2: [0, 5) [3, 8) [4, 9), two stages of 2 x 2 and 3 calls.
     assert record["transformer_calls"] == 3 * (2 * 2 + 3)
     assert difference(frames[1:], frames[:-1]).max() < 0.25
+
+
+def test_restyling_keeps_the_motion_and_takes_the_new_colour(tmp_path):
+    frames, waveform, rate = run(tmp_path, "experiment=[pocket_restyle]")
+    seen = read_clip((frames * 255).astype(np.uint8), waveform, rate)
+    assert (seen.colour, seen.direction, seen.background) == ("red", "right", "black")
+
+
+def test_a_start_that_would_be_drowned_in_noise_is_refused(tmp_path):
+    clip = f"input.video={EXAMPLES / 'clip.mp4'}"
+    with pytest.raises(UserError, match="first sigma is 1: nothing of it would be left"):
+        run(tmp_path, "pipeline=restyle", clip)
 
 
 def test_a_first_picture_is_shown_first(tmp_path):

@@ -30,6 +30,7 @@ def check_inputs(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
     _check_region(plan, stages)
     if any(stage.settings.extend for stage in stages):
         check_extension(plan)
+    _check_starts(stages)
     _check_input_files(plan, stages)
 
 
@@ -146,6 +147,22 @@ def _check_region(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
     unknown = [s for s in given.regenerate if s not in ("video", "audio")]
     if unknown or not given.regenerate:
         raise UserError(f"input.regenerate={given.regenerate}: use video, audio or both")
+
+
+def _check_starts(stages: tuple[StagePlan, ...]) -> None:
+    """A clip that a stage starts from must not be drowned in noise."""
+    encoded = {s.name: set(s.settings.streams) for s in stages if s.settings.do == "encode"}
+    for stage in stages:
+        own = stage.settings
+        held = own.region or own.extend or "mask" in own.conditions
+        free = encoded.get(own.start or "", set()) - set(own.freeze)
+        if stage.sigmas is None or held or not free or stage.sigmas[0] < 1:
+            continue
+        raise UserError(
+            f"stage '{stage.name}' starts from the input's {' and '.join(sorted(free))}, but its"
+            " first sigma is 1: nothing of it would be left; give"
+            " scheduler.sigmas=[0.9,0.7,0.4,0.0]"
+        )
 
 
 def _check_input_files(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
