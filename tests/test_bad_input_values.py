@@ -109,6 +109,18 @@ TILES = {
     "denoise_tiles.height=0": "denoise_tiles.height=0 is not positive; use 1 (whole) or 2",
     "denoise_tiles.height=99": "is more than the 4 latent rows of stage 'base'; use 1 to 4",
 }
+CLIP = "input.video=package:pocket/examples/clip.mp4"
+IDLE = {
+    f"pipeline=extend {CLIP} input.audio=a.wav": "input.audio has no effect",
+    f"pipeline=extend {CLIP} input.audio_start=0.2": "input.audio_start has no effect",
+    f"pipeline=inpaint {CLIP} input.overlap=5": "input.overlap has no effect: pipeline=inpaint",
+    f"pipeline=inpaint {CLIP} input.side=before": "input.side has no effect",
+    f"pipeline=inpaint {CLIP} input.regenerate=[video]": "input.regenerate has no effect",
+    f"pipeline=retake {CLIP} input.frozen_noise=true": "input.frozen_noise has no effect",
+    f"pipeline=video_to_audio {CLIP} input.audio_start=0.3": "input.audio_start has no effect",
+    "window.frames=9": "window.frames has no effect: pipeline=one_stage has no windows",
+    "enhance.temperature=0.3": "enhance.temperature has no effect: enhance.enabled is false",
+}
 TABLE = (
     SIZES
     | TIMES
@@ -120,6 +132,7 @@ TABLE = (
     | MACHINES
     | OUTPUTS
     | TILES
+    | IDLE
 )
 
 

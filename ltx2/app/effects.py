@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from ltx2.errors import UserError
 from ltx2.pipelines.files import needed_roles
 from ltx2.pipelines.guidance import KINDS, OFF, STREAMS
-from ltx2.pipelines.settings import ModelFile, Settings, StageSettings
+from ltx2.pipelines.settings import EnhanceSettings, ModelFile, Settings, StageSettings
 
 _SHIFT = ("tokens", "max_shift", "base_shift", "terminal")
 _SCHEDULER_KEYS = {"ltx2": ("steps", *_SHIFT), "linear_quadratic": ("steps",), "beta": ("steps",),
@@ -65,6 +65,8 @@ def _reasons(settings: Settings) -> dict[str, str]:
         | _watching(settings, sampling)
         | _pictures(settings)
         | _conditioning(settings)
+        | _input_keys(settings)
+        | _whole_groups(settings, sampling)
     )
 
 
@@ -182,6 +184,37 @@ def _files(settings: Settings, sampling: list[StageSettings]) -> dict[str, str]:
         reasons["model.preset"] = f"model.release={model.release} brings the preset"
     if not any(_reads_input(stage) for stage in settings.pipeline.stages):
         reasons["input"] = f"pipeline={pipeline} starts from nothing but the prompt"
+    return reasons
+
+
+def _input_keys(settings: Settings) -> dict[str, str]:
+    """Keys of `input` that the pipeline's stages do not read; several exclude one another."""
+    stages, name = settings.pipeline.stages, settings.pipeline.name
+    extends = any(stage.extend for stage in stages)
+    region = any(stage.region for stage in stages)
+    encodes = any(stage.do == "encode" and "audio" in stage.streams for stage in stages)
+    sound = encodes or any(stage.audio_from == "input" for stage in stages)
+    used = {
+        "side": extends,
+        "overlap": extends,
+        "regenerate": region,
+        "frozen_noise": (region and set(settings.input.regenerate) != {"video", "audio"})
+        or any(stage.freeze for stage in stages),
+        "audio": sound and not extends,
+        "audio_start": sound and not extends,
+    }
+    idle = [key for key, is_used in used.items() if not is_used]
+    return {f"input.{key}": f"pipeline={name} does not read it here" for key in idle}
+
+
+def _whole_groups(settings: Settings, sampling: list[StageSettings]) -> dict[str, str]:
+    """Windows without a stage that walks them, and options of a rewriting that is off."""
+    reasons = {}
+    if not any(stage.windows for stage in sampling):
+        reasons["window"] = f"pipeline={settings.pipeline.name} has no windows"
+    if not settings.enhance.enabled:
+        options = (item.name for item in fields(EnhanceSettings) if item.name != "enabled")
+        reasons |= {f"enhance.{name}": "enhance.enabled is false" for name in options}
     return reasons
 
 
