@@ -53,6 +53,15 @@ def test_modulated_norm(backend, dtype, silu, shape, levels):
     agree(backend, got, composed.norm_modulate(x, *rows, 1e-4, silu), dtype)
 
 
+def test_modulation_multiplies_by_one_plus_scale_and_adds_shift(backend):
+    x, scale, shift = draw(2, 5, 8), draw(2, 1, 8, seed=1), draw(2, 1, 8, seed=2)
+    unit = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + 1e-4)
+    want = unit * (1 + scale) + shift
+    arrays = (backend.array(a) for a in (x, scale, shift))
+    got = backend.numpy(ops.norm_modulate(*arrays, eps=1e-4))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("split", [True, False])
 @pytest.mark.parametrize("samples", [1, 2])

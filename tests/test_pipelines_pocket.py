@@ -93,6 +93,13 @@ def test_audio_to_video_keeps_the_sound_and_follows_it(tmp_path):
     assert (seen.colour, seen.direction, seen.pan) == ("yellow", "right", "right")
 
 
+def test_the_record_of_a_preset_names_no_folder_of_this_machine(tmp_path):
+    run(tmp_path, "experiment=[pocket_retake]", "scheduler.steps=1")
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["settings"]["input"]["video"] == "package:pocket/examples/clip.mp4"
+    assert str(EXAMPLES) not in (tmp_path / "config.yaml").read_text()
+
+
 def test_text_to_audio_writes_sound_alone(tmp_path):
     frames, waveform, rate = run(tmp_path, "experiment=[pocket_text_to_audio]", "scheduler.steps=2")
     assert frames is None and waveform.shape[0] == 2

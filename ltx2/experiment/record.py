@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -14,6 +13,7 @@ from typing import Any
 
 import ltx2
 from ltx2.media.atomic import replacing
+from ltx2.pipelines.files import recorded_settings
 from ltx2.pipelines.plan import Plan
 from ltx2.pipelines.runner import Outcome
 from ltx2.weights.header import header_hash
@@ -72,7 +72,7 @@ def build_record(
         "sigmas": {s.name: list(s.sigmas) for s in plan.stages if s.sigmas is not None},
         "transformer_calls": sum(s.transformer_calls for s in plan.stages),
         "notices": list(plan.notices),
-        "settings": dataclasses.asdict(plan.settings),
+        "settings": recorded_settings(plan.settings),
     }
     if outcome is not None:
         phases = outcome.phases.records

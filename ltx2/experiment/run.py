@@ -18,6 +18,7 @@ from ltx2.media.atomic import check_writable
 from ltx2.media.tagging import write_comment
 from ltx2.pipelines.checks import CheckFailed
 from ltx2.pipelines.cost import phase_costs
+from ltx2.pipelines.files import recorded_settings
 from ltx2.pipelines.plan import Plan
 from ltx2.pipelines.planning import make_plan
 from ltx2.pipelines.progress import Quiet
@@ -150,7 +151,7 @@ def resolved_yaml(settings: Settings) -> str:
     """The settings with every preset value filled in, as YAML."""
     import yaml
 
-    return yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(recorded_settings(settings), sort_keys=False, allow_unicode=True)
 
 
 def describe(plan: Plan, dtypes: dict[str, str]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ltx2.errors import MissingFile
 from ltx2.pipelines.settings import LoraSettings, ModelFile, Settings
@@ -41,22 +43,33 @@ def media_path(path: str) -> str:
     return str(places(path, Path())[0]) if path.startswith(PACKAGE) else path
 
 
-def with_media_paths(settings: Settings) -> Settings:
-    """Settings whose media paths are real ones."""
+def recorded_path(path: str) -> str:
+    """The reverse of `media_path`: a record must be of use on another machine."""
+    inside = path and Path(path).is_relative_to(_PACKAGE_FOLDER)
+    return f"{PACKAGE}{Path(path).relative_to(_PACKAGE_FOLDER).as_posix()}" if inside else path
+
+
+def with_media_paths(settings: Settings, convert: Callable[[str], str] = media_path) -> Settings:
+    """Settings with the paths of input media and conditions converted, by default to real ones."""
     given = settings.input
     return replace(
         settings,
         input=replace(
             given,
-            video=media_path(given.video),
-            audio=media_path(given.audio),
-            mask=media_path(given.mask),
+            video=convert(given.video),
+            audio=convert(given.audio),
+            mask=convert(given.mask),
         ),
         conditioning={
-            name: replace(item, path=media_path(item.path), mask=media_path(item.mask))
+            name: replace(item, path=convert(item.path), mask=convert(item.mask))
             for name, item in settings.conditioning.items()
         },
     )
+
+
+def recorded_settings(settings: Settings) -> dict[str, Any]:
+    """The settings as a record keeps them."""
+    return asdict(with_media_paths(settings, recorded_path))
 
 
 def needed_roles(settings: Settings) -> list[str]:

@@ -87,12 +87,10 @@ class Phases:
 
 def peak_rss() -> int:
     """Peak resident memory of this process in bytes since the last reset (Linux) or its start."""
-    try:
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+    status = _STATUS.read_text() if _STATUS.exists() else ""
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
