@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Callable
 
 from ltx2 import __version__
 from ltx2.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a subcommand (inspect, parity, doctor, generate), or generate; returns the exit code."""
+    """Run a subcommand of `_COMMANDS`, or generate; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     name = arguments[0] if arguments else ""
     try:
@@ -70,4 +72,21 @@ def _doctor(arguments: list[str]) -> int:
     return doctor(arguments)
 
 
-_COMMANDS = {"generate": _generate, "inspect": _inspect, "parity": _parity, "doctor": _doctor}
+def _command(module: str) -> Callable[[list[str]], int | None]:
+    """`main` of a module of ltx2.app.commands, imported when it is called."""
+
+    def run(arguments: list[str]) -> int | None:
+        return importlib.import_module(f"ltx2.app.commands.{module}").main(arguments)
+
+    return run
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
+    "generate": _generate,
+    "inspect": _inspect,
+    "parity": _parity,
+    "doctor": _doctor,
+} | {
+    name: _command(name)
+    for name in ("cache", "dashboard", "diff", "options", "rerun", "resume", "show")
+}

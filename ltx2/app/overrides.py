@@ -26,6 +26,8 @@ _TABLES = {
     "schedule": "{0.9:1.0,0.4:0.5}",
     "by_sigma": "{0.5:{cfg:2.0}}",
 }
+# Groups of which several options, or none, may be chosen.
+SEVERAL = ("lora", "conditioning", "metrics", "logger", "experiment")
 _FREE = re.compile(r"(lora\.\w+\.(stages|schedule)|guidance\.\w+\.by_sigma)[.=]")
 
 # Hydra's own, without --experimental-rerun, which ignores everything else on the command line.
@@ -161,7 +163,7 @@ def _override_problem(text: str, known: dict[str, list[str]], overrides: list[st
 
 def _option_problem(group: str, value: str, options: list[str]) -> str | None:
     if value in ("null", ""):
-        several = ", or [] for none" if group in ("lora", "conditioning", "experiment") else ""
+        several = ", or [] for none" if group in SEVERAL else ""
         return f"{group}={value} chooses nothing; use {', '.join(options)}{several}"
     for name in (name.strip(" []'\"") for name in value.split(",")):
         if name and name not in options:
@@ -214,8 +216,8 @@ def _backend(overrides: list[str]) -> Any:
 def _entry_problem(
     done: list[str], name: str, known: dict[str, list[str]], overrides: list[str]
 ) -> str | None:
-    """Entries of `lora` and `conditioning` exist only when their option is chosen."""
-    if done not in (["lora"], ["conditioning"]):
+    """Entries of multi-select groups exist only when their option is chosen."""
+    if done not in (["lora"], ["conditioning"], ["metrics"], ["logger"]):
         return None
     group = done[0]
     chosen = list(_chosen(group, overrides))

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig
 
 from ltx2.errors import UserError
-from ltx2.pipelines.settings import SchedulerSettings, Settings
+from ltx2.pipelines.settings import CacheSettings, SchedulerSettings, Settings
 
 
 @dataclass
@@ -39,11 +39,53 @@ class SchedulerSchema(SchedulerSettings):
 
 
 @dataclass
+class SweepSettings:
+    """How a multirun (-m) is laid out and run.
+
+    `name` begins the sweep's folder name. `zip` lists axes that advance together: one list of
+    keys, or a list of such lists. `cells` is a YAML file with a list of override tables, one per
+    cell. `order` is auto (cells that share a model, LoRAs and prompt run one after another) or
+    given. The sweep stops after `max_failures` failed cells; `dry_run` only prints the grid.
+    """
+
+    name: str = ""
+    zip: list[Any] = field(default_factory=list)
+    cells: str = ""
+    order: str = "auto"
+    max_failures: int | None = None
+    dry_run: bool = False
+    optimize: OptimizeSettings = field(default_factory=lambda: OptimizeSettings())
+
+
+@dataclass
+class OptimizeSettings:
+    """A search (Optuna) over the swept values instead of the whole grid.
+
+    `metrics` are names of metrics, `directions` minimize or maximize for each, `trials` how many
+    cells are run; 0 trials: no search. `sampler` is tpe, random, grid or nsga2.
+    """
+
+    metrics: list[str] = field(default_factory=list)
+    directions: list[str] = field(default_factory=list)
+    trials: int = 0
+    sampler: str = "tpe"
+    seed: int = 0
+
+
+@dataclass
 class Root(Settings):
-    """Everything `launch.py` accepts. `debug` shows tracebacks."""
+    """Everything `launch.py` accepts. `debug` shows tracebacks; `plan` only prints what would run.
+
+    `metrics` and `logger` are tables of objects by name, each with its `_target_`.
+    """
 
     task: str = "generate"
     debug: bool = False
+    plan: bool = False
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+    sweep: SweepSettings = field(default_factory=SweepSettings)
     scheduler: SchedulerSettings = field(default_factory=SchedulerSchema)
     backend: BackendSettings = field(default_factory=BackendSettings)
 

@@ -306,12 +306,34 @@ class PreviewSettings:
 
 @dataclass
 class OutputSettings:
-    """format: mp4, webm, gif or png (a folder of frames)."""
+    """format: mp4, webm, gif or png (a folder of frames).
+
+    `private` leaves prompts, paths and the command out of the record inside the clip.
+    """
 
     format: str = "mp4"
     crf: int = 19
     preset: str = "veryfast"
     contact_sheet: bool = True
+    private: bool = False
+
+
+@dataclass
+class CacheSettings:
+    """Results of stages kept on disk and reused by later runs.
+
+    mode: on, off, or refresh (computes anew and replaces what is kept). `max_gb` is the size above
+    which the least recently used results go. Weight files are told apart by `weights`: header (its
+    hash, with the file's size and time) or content. `media` keeps decoded frames and sound too,
+    `steps` the estimates of a running stage, so that an interrupted one can go on.
+    """
+
+    mode: str = "on"
+    folder: str = "outputs/cache"
+    max_gb: float = 50.0
+    weights: str = "header"
+    media: bool = True
+    steps: bool = True
 
 
 @dataclass
@@ -336,9 +358,10 @@ class Settings:
     snap: bool = False
     noise: str = "host"
     checks: str = "warn"
-    keep_loaded: bool = False
+    keep_loaded: str = "auto"
     on_interrupt: str = "stop"
     save_latents: bool = False
+    save_steps: bool = False
     schedules: dict[str, list[float]] = field(default_factory=dict)
     model: ModelSettings = field(default_factory=ModelSettings)
     pipeline: PipelineSettings = field(default_factory=PipelineSettings)
