@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ltx2.errors import UserError
+from ltx2.errors import UserError, nearest
 
 ALLOWED = "ltx2."
 
@@ -20,14 +20,50 @@ def build(node: Any) -> Any:
 
     plain = OmegaConf.to_container(OmegaConf.create(node), resolve=True)
     for target in _targets(plain):
-        if not isinstance(target, str) or not target.startswith(ALLOWED):
-            raise UserError(
-                f"_target_={target} is refused: only classes below '{ALLOWED}' are built"
-            )
+        _check_target(target)
     try:
         return instantiate(plain, _convert_="all")
     except InstantiationException as error:
         raise _cause(error) from error
+
+
+def build_table(group: str, table: dict[str, Any]) -> dict[str, Any]:
+    """The objects of a table such as `metrics`, by name.
+
+    Raises UserError naming the keys that an object takes when it is given another.
+    """
+    return {name: _entry(f"{group}.{name}", node) for name, node in table.items()}
+
+
+def _entry(where: str, node: Any) -> Any:
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise UserError(f"{where} has no _target_; choose an option of the group")
+    given = [key for key in node if not key.startswith("_")]
+    _check_target(node["_target_"])
+    known = _keys(node["_target_"])
+    for key in given:
+        if key not in known:
+            told = ", ".join(known) or "none"
+            raise UserError(f"{where} has no key '{key}'{nearest(key, known)}; its keys: {told}")
+    return build(node)
+
+
+def _keys(target: str) -> list[str]:
+    """Names that the constructor of `target` takes."""
+    import importlib
+    import inspect
+
+    module, _, name = target.rpartition(".")
+    try:
+        made = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        raise UserError(f"_target_={target} does not exist") from None
+    return [key for key in inspect.signature(made).parameters if not key.startswith("_")]
+
+
+def _check_target(target: Any) -> None:
+    if not isinstance(target, str) or not target.startswith(ALLOWED):
+        raise UserError(f"_target_={target} is refused: only classes below '{ALLOWED}' are built")
 
 
 def _targets(node: Any) -> list[Any]:

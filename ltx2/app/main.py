@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from ltx2.app.schema import Root
-    from ltx2.pipelines.resident import Resident
+    from ltx2.experiment.cell import Job
+    from ltx2.experiment.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -171,27 +172,39 @@ def _run_task(config: DictConfig, overrides: list[str], folder: Path) -> None:
     TASKS[settings.task](settings, folder)
 
 
-def generate(settings: Root, folder: Path) -> None:
+def generate(settings: Root, folder: Path, job: Job | None = None) -> None:
     """Make one clip; the backend's framework is imported only when the plan has been accepted."""
-    from ltx2.app.build import build
+    from ltx2.app.build import build, build_table
+    from ltx2.experiment.cell import Job
+    from ltx2.experiment.diary import Extras
     from ltx2.experiment.run import generate as run
+    from ltx2.experiment.trackers.fanout import Trackers
+    from ltx2.experiment.trackers.local import LocalTracker
 
     # Read when torch loads. Threads that wait by spinning stall each other as soon as another
     # program uses a core: 11 s instead of 0.7 s for the demo's first stage on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+    loggers = build_table("logger", settings.logger)
+    local = LocalTracker(settings.paths.outputs)
+    extras = Extras(
+        job=job or Job(),
+        session=_session(),
+        cache=settings.cache,
+        metrics=build_table("metrics", settings.metrics),
+        trackers=Trackers({"local": local} | loggers),
+    )
     make_backend = partial(build, settings.backend)
-    shows = sys.stderr.isatty()
-    path = run(settings, make_backend, folder, show_progress=shows, resident=_resident())
+    path = run(settings, make_backend, folder, show_progress=sys.stderr.isatty(), extras=extras)
     log.info("wrote %s", path)
 
 
 @functools.cache
-def _resident() -> Resident:
+def _session() -> Session:
     """What this process keeps between its jobs."""
-    from ltx2.pipelines.resident import Resident
+    from ltx2.experiment.session import Session
 
-    return Resident()
+    return Session()
 
 
 TASKS: dict[str, Callable[[Any, Path], None]] = {"generate": generate}

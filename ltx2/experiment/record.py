@@ -80,6 +80,7 @@ def build_record(
             "phases": [phase.record() for phase in phases],
             "seconds": round(sum(phase.seconds for phase in phases), 3),
             "peak_rss_bytes": max((p.peak_rss_bytes for p in phases), default=None),
+            "stages": outcome.stages,
             "text": outcome.text,
             "enhanced_prompt": outcome.enhanced_prompt,
             "statistics": outcome.statistics,

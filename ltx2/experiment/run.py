@@ -10,15 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.errors import UserError
+from ltx2.experiment.diary import STEPS, Diary, Extras
 from ltx2.experiment.interrupt import Interrupt
+from ltx2.experiment.metrics.base import Clip, Seams
+from ltx2.experiment.metrics.sink import MetricSink
 from ltx2.experiment.progress_bar import RunBar
-from ltx2.experiment.record import build_record, to_json, write_record, write_text
+from ltx2.experiment.record import (
+    build_record,
+    to_json,
+    write_record,
+    write_text,
+)
+from ltx2.experiment.session import Session
 from ltx2.experiment.sink import ClipSink, SoundSink
 from ltx2.media.atomic import check_writable
 from ltx2.media.tagging import write_comment
 from ltx2.pipelines.checks import CheckFailed
 from ltx2.pipelines.cost import phase_costs
 from ltx2.pipelines.files import recorded_settings
+from ltx2.pipelines.keeper import Keeping
 from ltx2.pipelines.plan import Plan
 from ltx2.pipelines.planning import make_plan
 from ltx2.pipelines.progress import Quiet
@@ -32,6 +42,7 @@ from ltx2.weights.dtype_policy import COMPONENTS, dtype_policy
 log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
+NO_EXTRAS = Extras()
 
 
 def generate(
@@ -39,60 +50,81 @@ def generate(
     make_backend: Callable[[], Any],
     folder: Path,
     show_progress: bool = False,
-    resident: Resident | None = None,
+    extras: Extras = NO_EXTRAS,
 ) -> Path:
     """Run `settings` and return the path of the clip in `folder`.
 
     The plan is checked before the backend is made, and everything before a weight is read.
     Raises UserError for bad input (nothing is written), CheckFailed for a result that cannot be
     right; a failed or interrupted run leaves its partial record. A first Ctrl-C while sampling
-    ends the step, then KeyboardInterrupt is raised. `resident` keeps the transformer for the next
-    run of the process, if the settings say keep_loaded.
+    ends the step, then KeyboardInterrupt is raised.
     """
     plan = make_plan(settings)
+    keeping, resident = _kept(plan, extras)
+    runners: list[Runner] = []
+    clip = _clip(plan, folder, lambda: runners[0].outcome.seams)
+    sink = MetricSink(_sink(plan, folder), extras.metrics, clip)
     backend = make_backend()
     dtypes = component_dtypes(plan.settings, backend)
     log.info("%s", describe(plan, dtypes))
     check_writable(folder)
-    sink = _sink(plan, folder)
     write_text(folder / CONFIG, resolved_yaml(plan.settings))
     bar = RunBar(phase_costs(plan)) if show_progress else contextlib.nullcontext(Quiet())
-    kept = resident if plan.settings.keep_loaded else None
-    runner = Runner(plan, backend, dtypes, folder=folder, resident=kept)
+    runner = Runner(plan, backend, dtypes, folder=folder, resident=resident, keeping=keeping)
+    runners.append(runner)
+    diary = Diary(settings, plan, folder, extras, sink)
+    runner.on_step = diary.step
     interrupt = Interrupt()
     runner.stop = interrupt
 
     partial: dict[str, Any] = {}
 
-    def record(status: str, **extra: Any) -> dict[str, Any]:
-        return build_record(plan, backend, dtypes, runner.outcome, status) | extra
+    def record(status: str, **more: Any) -> dict[str, Any]:
+        made = build_record(plan, backend, dtypes, runner.outcome, status)
+        return made | diary.record() | more
 
-    with interrupt:
-        try:
-            with bar as progress:
-                runner.progress = progress
-                try:
-                    with sink:
-                        runner.run(sink)
-                except KeyboardInterrupt:
-                    if runner.watch is not None:
-                        partial["interrupted_in"] = _place(runner.watch)
-                    if plan.settings.on_interrupt == "decode" and interrupt.signals == 1:
-                        partial |= _decoded(runner, folder)
-                    raise
-            sink.write_sheet()
-            final = record("completed")
-            if sink.carries_comment:
-                write_comment(sink.path, to_json(final))
-        except KeyboardInterrupt:
-            write_record(folder, record("interrupted", **partial))
-            raise
-        except Exception as error:
-            if not _left_nothing(folder, error):
-                write_record(folder, record("failed", error=f"{type(error).__name__}: {error}"))
-            raise
-        write_record(folder, final)
+    diary.begin()
+    final: dict[str, Any] = {"status": "failed"}
+    try:
+        with interrupt:
+            try:
+                with bar as progress:
+                    runner.progress = progress
+                    try:
+                        with sink:
+                            runner.run(sink)
+                    except KeyboardInterrupt:
+                        if runner.watch is not None:
+                            partial["interrupted_in"] = _place(runner.watch)
+                        if plan.settings.on_interrupt == "decode" and interrupt.signals == 1:
+                            partial |= _decoded(runner, folder)
+                        raise
+                sink.write_sheet()
+                diary.measured()
+                final = record("completed")
+                if sink.carries_comment:
+                    write_comment(sink.path, to_json(final))
+            except KeyboardInterrupt:
+                final = record("interrupted", **partial)
+                write_record(folder, final)
+                raise
+            except Exception as error:
+                final = record("failed", error=f"{type(error).__name__}: {error}")
+                if not _left_nothing(folder, error):
+                    write_record(folder, final)
+                raise
+            write_record(folder, final)
+    finally:
+        extras.trackers.finish(final)
     return sink.path
+
+
+def _kept(plan: Plan, extras: Extras) -> tuple[Keeping, Resident | None]:
+    """Where results and models are kept for this run and others."""
+    session = extras.session or Session()
+    keeping = Keeping() if extras.cache is None else session.keeping(extras.cache)
+    # Models are kept only for a process that goes on to other runs.
+    return keeping, None if extras.session is None else session.resident(plan.settings)
 
 
 def _left_nothing(folder: Path, error: Exception) -> bool:
@@ -101,10 +133,19 @@ def _left_nothing(folder: Path, error: Exception) -> bool:
     A full disk counts as such; a failed check does not: its record says what was measured.
     """
     written = {item.name for item in folder.iterdir() if item.suffix != ".log"}
-    if isinstance(error, CheckFailed) or not isinstance(error, UserError) or written > {CONFIG}:
+    known = {CONFIG, STEPS}
+    if isinstance(error, CheckFailed) or not isinstance(error, UserError) or written - known:
         return False
-    (folder / CONFIG).unlink(missing_ok=True)
+    for name in known:
+        (folder / name).unlink(missing_ok=True)
     return True
+
+
+def _clip(plan: Plan, folder: Path, seams: Callable[[], Seams]) -> Clip:
+    """What metrics know before the first frame."""
+    height, width = (plan.height, plan.width) if plan.has_video else (0, 0)
+    frames = plan.output_frames
+    return Clip(plan.settings.prompt, plan.fps, frames, height, width, folder, seams)
 
 
 def _sink(plan: Plan, folder: Path, ending: str = "") -> ClipSink | SoundSink:

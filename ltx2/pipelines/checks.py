@@ -40,9 +40,16 @@ class Checks:
 
     mode: str = "warn"
     warnings: list[str] = field(default_factory=list)
+    failures: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything so far was looked at and nothing failed."""
+        return self.mode != "off" and self.failures == 0
 
     def fail(self, phase: str, statistic: str, causes: str) -> None:
         """A failure of `phase`: what was measured and what usually causes it."""
+        self.failures += 1
         message = f"{phase}: {statistic}; likely causes: {causes}"
         if self.mode in ("warn", "strict"):
             raise CheckFailed(f"{message} (checks=keep_going saves the result all the same)")

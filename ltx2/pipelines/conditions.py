@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +33,9 @@ from ltx2.pipelines.plan import Plan, StagePlan
 from ltx2.pipelines.settings import ConditioningSettings
 from ltx2.pipelines.sources import encode_clip, prepared_clip
 
+if TYPE_CHECKING:
+    from ltx2.pipelines.keeper import Keeper
+
 # Seconds between the end of a reference sound and the start of the clip.
 REFERENCE_GAP = np.float32(0.04)
 
@@ -52,24 +57,17 @@ def stage_conditions(plan: Plan, stage: StagePlan) -> list[ConditioningSettings]
     return [c for kind in ("image", "video", "reference") for c in given if c.kind == kind in kinds]
 
 
-def condition_items(
-    plan: Plan, stage: StagePlan, start: Latents, backend: Any, dtype: str
-) -> list[Any]:
+def condition_items(plan: Plan, stage: StagePlan, start: Latents, encode: Encoding) -> list[Any]:
     """Conditioning items of `stage` in the order they are applied."""
-    wanted = stage_conditions(plan, stage)
     items: list[Any] = []
     if "mask" in stage.settings.conditions and plan.settings.input.mask:
         items.append(_kept(plan, stage, start))
-    shows_source = "source" in stage.settings.conditions
-    if not wanted and not shows_source:
-        return items
-    encoder = load_video_encoder(plan.headers["checkpoint"], backend, dtype)
-    for condition in wanted:
+    for condition in stage_conditions(plan, stage):
         build = {"image": _image, "video": _clip, "reference": _reference}[condition.kind]
-        items.append(build(condition, plan, stage, Encoding(encoder, plan, backend, dtype)))
-    if shows_source:
+        items.append(build(condition, plan, stage, encode))
+    if "source" in stage.settings.conditions:
         whole = ConditioningSettings(kind="reference", path=plan.settings.input.video)
-        items.append(_reference(whole, plan, stage, Encoding(encoder, plan, backend, dtype)))
+        items.append(_reference(whole, plan, stage, encode))
     return items
 
 
@@ -80,14 +78,27 @@ def sound_reference(plan: Plan, audio: Array) -> AudioReference:
 
 
 class Encoding:
-    """The video encoder with everything it needs to turn pixels into float32 latents."""
+    """Turns pixels into float32 latents; the encoder is loaded when something must be encoded."""
 
-    def __init__(self, encoder: VideoEncoder, plan: Plan, backend: Any, dtype: str) -> None:
-        self._encoder, self._plan, self._backend, self._dtype = encoder, plan, backend, dtype
+    def __init__(
+        self, plan: Plan, backend: Any, dtype: str, keeper: Keeper, part: Callable[..., Any]
+    ) -> None:
+        self._plan, self._backend, self._dtype = plan, backend, dtype
+        self._keeper, self._part = keeper, part
+        self._encoder: VideoEncoder | None = None
 
     def __call__(self, pixels: np.ndarray) -> Array:
         """Pixels (1, F, H, W, 3) in [-1, 1] -> latent (1, F', H', W', C)."""
-        return encode_clip(self._encoder, pixels, self._plan, self._backend, self._dtype)
+        key, latent = self._keeper.condition(pixels)
+        if latent is not None:
+            return latent
+        if self._encoder is None:
+            header = self._plan.headers["checkpoint"]
+            load = partial(load_video_encoder, header, self._backend, self._dtype)
+            self._encoder = self._part("video encoder", header, self._dtype, load)
+        latent = encode_clip(self._encoder, pixels, self._plan, self._backend, self._dtype)
+        self._keeper.put_condition(key, latent)
+        return latent
 
 
 def _image(

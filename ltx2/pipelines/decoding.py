@@ -65,6 +65,20 @@ def _needed(tiling: Tiling, grid: Grid, scale: VideoScale) -> Tiling | None:
     return tiling if any(len(axis) > 1 for axis in tiling.split(grid, scale)) else None
 
 
+def tile_seams(
+    tiling: Tiling | None, grid: Grid, scale: VideoScale
+) -> tuple[list[int], list[int], list[int]]:
+    """Frames, rows and columns at which a tile begins, the first one left out."""
+    if tiling is None:
+        return [], [], []
+    frames, rows, columns = tiling.split(grid, scale)
+    return (
+        [span.in_frames(scale.time).start for span in frames[1:]],
+        [span.in_pixels(scale.space).start for span in rows[1:]],
+        [span.in_pixels(scale.space).start for span in columns[1:]],
+    )
+
+
 @dataclass(frozen=True)
 class TileChoice:
     """A tiling, why it was taken, and what it is estimated to need."""

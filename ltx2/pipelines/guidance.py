@@ -131,6 +131,13 @@ class GuidancePair:
         return math.ceil(count / calls)
 
     @property
+    def remembers(self) -> bool:
+        """Whether a step's result depends on more of earlier steps than their estimates."""
+        scales = [item for stream in STREAMS for item in entries(self, stream)]
+        skips = any(item.skip_step for item in scales)
+        return skips or any(rule.kind == "apg_momentum" for rule in self.rules.values())
+
+    @property
     def needs_negative(self) -> bool:
         return any(scales.cfg != 1 for stream in STREAMS for scales in entries(self, stream))
 

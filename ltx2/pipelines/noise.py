@@ -40,13 +40,17 @@ class CountedNoise:
 
     source: NoiseSource
     draws: list[int] = field(default_factory=list)
+    _skipped: list[int] = field(default_factory=list)
 
     def normal(self, shape: Sequence[int], dtype: str = "float32") -> np.ndarray:
         """The next draw of `shape`."""
+        for count in self._skipped:
+            self.source.normal((count,), "float32")
+        self._skipped.clear()
         self.draws.append(math.prod(shape))
         return self.source.normal(shape, dtype)
 
     def skip(self, draws: Sequence[int]) -> None:
-        """Make float32 draws of these sizes and drop them."""
-        for count in draws:
-            self.normal((count,))
+        """Drop float32 draws of these sizes; they are made when another draw comes after them."""
+        self._skipped.extend(draws)
+        self.draws.extend(draws)

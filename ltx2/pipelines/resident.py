@@ -1,45 +1,69 @@
-"""The transformer kept between the runs of one process, for sweeps and prompt files."""
+"""Loaded models kept between the runs of one process, for sweeps and prompt files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import gc
+from dataclasses import dataclass, field
 from typing import Any
 
-from ltx2.models.transformer import Transformer
+from ltx2.errors import UserError, nearest
 from ltx2.nn.lora import FusedLinear
 from ltx2.nn.module import slots
 from ltx2.weights.header import Header
 
+MODES = ("auto", "true", "false")
+TRANSFORMER = "transformer"
+
 
 @dataclass
 class Resident:
-    """Holds at most one transformer; another file, dtype or device lets go of it."""
+    """At most one loaded model per role; another file, dtype or device lets go of it.
 
-    key: tuple[Any, ...] | None = None
-    transformer: Transformer | None = None
+    mode auto keeps a model while at least as much memory is free as it takes, true always.
+    """
 
-    def find(self, key: tuple[Any, ...]) -> Transformer | None:
-        """The transformer kept under `key`; any other one is let go of before it is replaced."""
-        if self.key != key:
-            self.key = self.transformer = None
-        return self.transformer
+    mode: str = "auto"
+    parts: dict[str, tuple[tuple[Any, ...], Any]] = field(default_factory=dict)
 
-    def keep(self, key: tuple[Any, ...], transformer: Transformer) -> None:
-        """Keep `transformer`, unless LoRAs were fused into it: they cannot be taken out again."""
-        if not any(isinstance(slot.value, FusedLinear) for slot in slots(transformer)):
-            self.key, self.transformer = key, transformer
+    def find(self, role: str, key: tuple[Any, ...]) -> Any | None:
+        """The model kept for `role` under `key`; any other one is let go of before the load."""
+        known, part = self.parts.get(role, (None, None))
+        if known == key:
+            return part
+        self.parts.pop(role, None)
+        return None
+
+    def keep(self, role: str, key: tuple[Any, ...], part: Any, backend: Any) -> None:
+        """Keep `part`, unless LoRAs were fused into it: they cannot be taken out again."""
+        if any(isinstance(slot.value, FusedLinear) for slot in slots(part)):
+            return
+        if self.mode == "true" or module_bytes(part) <= backend.free_bytes():
+            self.parts[role] = key, part
+
+    def make_room(self, needed: float, backend: Any) -> None:
+        """Let go of everything before `needed` bytes are loaded that would not fit beside it."""
+        if self.parts and self.mode != "true" and backend.free_bytes() < needed:
+            self.parts.clear()
+            gc.collect()
+            backend.free()
 
 
-def transformer_key(
-    header: Header, backend: Any, dtype: str, streams: tuple[str, ...]
-) -> tuple[Any, ...]:
-    """What a loaded transformer depends on."""
+def resident_mode(value: Any) -> str:
+    """keep_loaded as auto, true or false. Raises UserError for anything else."""
+    mode = str(value).lower()
+    if mode not in MODES:
+        hint = nearest(mode, MODES)
+        raise UserError(f"keep_loaded={value} is unknown{hint}; use {', '.join(MODES)}")
+    return mode
+
+
+def part_key(header: Header, backend: Any, dtype: str, *more: Any) -> tuple[Any, ...]:
+    """What a loaded model depends on."""
     changed = header.path.stat().st_mtime_ns
-    return (
-        str(header.path),
-        header.file_size,
-        changed,
-        backend.describe()["device"],
-        dtype,
-        streams,
-    )
+    device = backend.describe()["device"]
+    return (str(header.path), header.file_size, changed, device, dtype, *more)
+
+
+def module_bytes(part: Any) -> int:
+    """Bytes of all arrays of a module."""
+    return sum(int(getattr(slot.value, "nbytes", 0)) for slot in slots(part))

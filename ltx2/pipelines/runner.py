@@ -7,8 +7,9 @@ and the transformer are never in memory together.
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,15 +23,20 @@ from ltx2.diffusion.state import LatentState
 from ltx2.models.transformer import Transformer
 from ltx2.ops import Array
 from ltx2.pipelines.checks import Checks
-from ltx2.pipelines.components.enhance import EnhanceOptions, enhance_prompts
-from ltx2.pipelines.components.text import TextContext, encode_prompts
+from ltx2.pipelines.components.text import TextContext
 from ltx2.pipelines.components.transformer import load_transformer
 from ltx2.pipelines.components.upsampler import load_upsampler, upsample
 from ltx2.pipelines.components.video import load_statistics
-from ltx2.pipelines.conditions import condition_items, sound_reference, stage_conditions
+from ltx2.pipelines.conditions import (
+    Encoding,
+    condition_items,
+    sound_reference,
+    stage_conditions,
+)
 from ltx2.pipelines.decode_stage import Sink, decode_stage
 from ltx2.pipelines.denoiser import Contexts
 from ltx2.pipelines.extension import extension_items
+from ltx2.pipelines.keeper import Keeper, Keeping
 from ltx2.pipelines.latents import Latents, StateBuilder
 from ltx2.pipelines.loras import LoraStack, StageContexts
 from ltx2.pipelines.noise import CountedNoise, DeviceNoise
@@ -39,13 +45,19 @@ from ltx2.pipelines.phases import Phases
 from ltx2.pipelines.plan import Plan, StagePlan
 from ltx2.pipelines.preview import Previewer
 from ltx2.pipelines.progress import Progress, Quiet
-from ltx2.pipelines.resident import Resident, transformer_key
+from ltx2.pipelines.replay import Replayed, ending
+from ltx2.pipelines.resident import TRANSFORMER, Resident, part_key
 from ltx2.pipelines.sample_stage import StepLog, run_steps
 from ltx2.pipelines.sampling import stage_sampler
 from ltx2.pipelines.saved import load_latents, read_saved, write_latents
 from ltx2.pipelines.sources import encode_source
+from ltx2.pipelines.store import Entry
+from ltx2.pipelines.text_stage import encode_text
 from ltx2.pipelines.watching import NoStop, StageWatch, StopRequest
 from ltx2.pipelines.windows import joined, window_states, windows
+from ltx2.weights.header import Header
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -57,7 +69,13 @@ class Outcome:
     steps: list[dict[str, Any]] = field(default_factory=list)
     statistics: dict[str, Any] = field(default_factory=dict)
     text: list[dict[str, int]] = field(default_factory=list)
+    stages: list[dict[str, Any]] = field(default_factory=list)
     enhanced_prompt: str | None = None
+    # Frames, rows and columns at which a decode tile begins, the first one left out.
+    seams: tuple[list[int], list[int], list[int]] = field(default_factory=lambda: ([], [], []))
+
+
+NOTHING_KEPT = Keeping()
 
 
 class Runner:
@@ -65,7 +83,8 @@ class Runner:
 
     `dtypes` by component come from `dtype_policy`. `noise` replaces the run's own draws and
     `observe` sees every intermediate value (parity, debugging). `folder` receives previews and
-    saved latents, which the settings may ask for; `resident` keeps the transformer for a next run.
+    saved latents, which the settings may ask for; `resident` keeps models for a next run, and
+    `keeping` results of stages.
     """
 
     def __init__(
@@ -77,6 +96,7 @@ class Runner:
         observe: Observe | None = None,
         folder: Path | None = None,
         resident: Resident | None = None,
+        keeping: Keeping = NOTHING_KEPT,
     ) -> None:
         settings = plan.settings
         self.plan, self.backend, self.dtypes = plan, backend, dtypes
@@ -94,29 +114,85 @@ class Runner:
             self.previewer = Previewer(plan, backend, dtypes["video_vae"], folder)
             self.outcome.statistics["previews"] = self.previewer.record
         self._transformer: Transformer | None = None
-        self._resident = resident
+        self.resident = resident
         self._loras = LoraStack(settings, plan.files, backend, dtypes["transformer"])
         self._prompts: list[TextContext] = []
+        self._keeping = keeping
+        self.keeper: Keeper | None = None
+        self.on_step: Callable[[dict[str, Any], dict[str, np.ndarray]], None] | None = None
 
     def run(self, sink: Sink) -> Outcome:
         """All stages in order. Raises CheckFailed when a phase produced what cannot be right."""
+        with self.backend.inference():
+            checks = self.outcome.checks
+            keeper = Keeper(self.plan, self.backend, self.dtypes, self._keeping, checks)
+            self.keeper = keeper
+            reuse = keeper.reuse
+            if any(s.sigmas is not None and s.name in reuse.computed for s in self.plan.stages):
+                self._prompts = encode_text(self)
+            for stage in self.plan.stages:
+                if stage.settings.do == "decode":
+                    self.free()
+                    decode_stage(self, stage, sink)
+                elif stage.name in reuse.found:
+                    self._reused(stage, reuse.found[stage.name])
+                elif stage.name in reuse.computed:
+                    self._computed(stage)
+                else:
+                    self._unneeded(stage)
+        return self.outcome
+
+    def note(self, name: str, action: str, seconds: float = 0.0) -> None:
+        """Record what was done about a stage: computed, reused or not needed."""
+        key = None if self.keeper is None or name == "text" else self.keeper.key(name)
+        told = {"name": name, "action": action, "key": key, "seconds": round(seconds, 3)}
+        self.outcome.stages.append(told)
+
+    def _computed(self, stage: StagePlan) -> None:
+        """Run a stage, unless another worker has just done so."""
         actions = {
             "encode": self._encode,
             "load": self._load,
             "sample": self._sample,
             "upscale": self._upscale,
         }
-        with self.backend.inference():
-            if any(stage.sigmas is not None for stage in self.plan.stages):
-                self._encode_text()
-            for stage in self.plan.stages:
-                if stage.settings.do == "decode":
-                    self.free()
-                    decode_stage(self, stage, sink)
-                else:
-                    actions[stage.settings.do](stage)
-                    self._save(stage)
-        return self.outcome
+        assert self.keeper is not None
+        with self.keeper.claim(stage.name) as entry:
+            if entry is not None:
+                self._reused(stage, entry)
+                return
+            done, steps = len(self.outcome.phases.records), len(self.outcome.steps)
+            actions[stage.settings.do](stage)
+            latents = self.latents[stage.name]
+            made = self.outcome.steps[steps:]
+            self.keeper.put_latents(stage, latents, self._noise.draws, made)
+        seconds = sum(phase.seconds for phase in self.outcome.phases.records[done:])
+        self.note(stage.name, "computed", seconds)
+        self._save(stage)
+
+    def _reused(self, stage: StagePlan, entry: Entry) -> None:
+        """Take the latents of a stage, and what it drew and told, from the store."""
+        assert self.keeper is not None
+        self.latents[stage.name] = self.keeper.latents(entry)
+        self._noise.skip(entry.about["draws"][len(self._noise.draws) :])
+        self._retold(entry)
+        log.info("%s: reused", stage.name)
+        self.note(stage.name, "reused")
+        self._save(stage)
+
+    def _unneeded(self, stage: StagePlan) -> None:
+        """Its result is not read, but what it told while it ran belongs to the record."""
+        assert self.keeper is not None
+        entry = self.keeper.find(stage.name)
+        if entry is not None:
+            self._retold(entry)
+        self.note(stage.name, "not needed" if entry is None else "reused")
+
+    def _retold(self, entry: Entry) -> None:
+        for step in entry.about["steps"]:
+            self.outcome.steps.append(step)
+            if self.on_step is not None:
+                self.on_step(step, {})
 
     def phase(self, name: str, units: int) -> AbstractContextManager[None]:
         """A timed phase that reports to the progress display."""
@@ -133,49 +209,6 @@ class Runner:
         return self._noise.normal
 
     # --- stages
-
-    def _encode_text(self) -> None:
-        settings = self.plan.settings
-        prompts = [self._prompt()]
-        if self.plan.needs_negative:
-            prompts.append(settings.negative_prompt or "")
-        with self.phase("text", len(prompts)):
-            self._prompts = encode_prompts(
-                prompts,
-                self.plan.files["text_encoder"],
-                self.plan.headers["checkpoint"],
-                self.backend,
-                self.dtypes,
-                lambda what, done, total: self.progress.advance(0, f"{what} {done}/{total}"),
-            )
-        for context in self._prompts:
-            self.outcome.text.append({"tokens": context.tokens, "truncated": context.truncated})
-
-    def _prompt(self) -> str:
-        """The prompt, rewritten by the language model if the settings ask for it."""
-        settings = self.plan.settings
-        given = settings.enhance
-        if not given.enabled:
-            return settings.prompt
-        options = EnhanceOptions(
-            seed=settings.seed if given.seed is None else given.seed,
-            temperature=given.temperature,
-            max_new_tokens=given.max_new_tokens,
-            system_prompt=Path(given.system_prompt) if given.system_prompt else None,
-            top_k=given.top_k,
-            top_p=given.top_p,
-        )
-        with self.phase("enhance", given.max_new_tokens):
-            enhanced = enhance_prompts(
-                [settings.prompt],
-                self.plan.files["text_encoder"],
-                self.backend,
-                self.dtypes["text_encoder"],
-                options,
-                lambda what, done, total: self.progress.advance(1, f"{what} {done}"),
-            )[0]
-        self.outcome.enhanced_prompt = enhanced
-        return enhanced
 
     def _encode(self, stage: StagePlan) -> None:
         with self.phase(stage.name, len(stage.settings.streams)):
@@ -219,8 +252,11 @@ class Runner:
         )
         builder = StateBuilder(self.plan, self.backend, self._noise)
         latents = Latents()
-        self.watch = StageWatch(self, stage, builder)
-        with self.phase(stage.name, stage.transformer_calls):
+        assert self.keeper is not None
+        journal = self.keeper.journal(stage)
+        replayed = None if journal is None else Replayed(journal, self.backend)
+        self.watch = StageWatch(self, stage, builder, replayed)
+        with self.phase(stage.name, stage.transformer_calls), ending(replayed):
             for window in windows(self.plan) if stage.settings.windows else [None]:
                 if window is None:
                     states = builder.states(stage, start, items)
@@ -245,7 +281,7 @@ class Runner:
         if self.observer is not None:
             self.observer.states(stage, states)
         sampler = stage_sampler(self.plan.settings, stage.settings, self._injected)
-        log = StepLog(stage, self.backend, self.outcome)
+        log = StepLog(stage, self.backend, self.outcome, self.on_step)
         assert self.watch is not None
         with self.stop.deferred():
             return run_steps(
@@ -260,16 +296,19 @@ class Runner:
 
     def _conditions(self, stage: StagePlan, start: Latents) -> list[Any]:
         count = len(stage_conditions(self.plan, stage))
-        if count == 0:
-            return condition_items(self.plan, stage, start, self.backend, self.dtypes["video_vae"])
-        with self.phase(f"{stage.name} conditions", count):
-            return condition_items(self.plan, stage, start, self.backend, self.dtypes["video_vae"])
+        with self.phase(f"{stage.name} conditions", count) if count else nullcontext():
+            return condition_items(self.plan, stage, start, self._encoding())
+
+    def _encoding(self) -> Encoding:
+        assert self.keeper is not None
+        return Encoding(self.plan, self.backend, self.dtypes["video_vae"], self.keeper, self.part)
 
     def _upscale(self, stage: StagePlan) -> None:
         source = self.latents[stage.settings.start or ""]
         header, dtype = self.plan.headers[stage.settings.upscaler], self.dtypes["upsampler"]
         with self.phase(stage.name, 1):
-            network = load_upsampler(header, self.backend, dtype)
+            load = partial(load_upsampler, header, self.backend, dtype)
+            network = self.part(stage.settings.upscaler, header, dtype, load)
             statistics = load_statistics(self.plan.headers["checkpoint"], self.backend, "fp32")
             video = ops.f32(upsample(network, statistics, source.video))
             self.require_finite(stage.name, video, "an upscaler of another generation")
@@ -283,7 +322,9 @@ class Runner:
     def _ready_transformer(self, stage: StagePlan) -> Transformer:
         """The transformer with the LoRAs of `stage`; loaded once, LoRAs exchanged in place."""
         if self._transformer is None:
-            self._transformer = self._kept() or self._loaded()
+            key = self._key()
+            kept = None if self.resident is None else self.resident.find(TRANSFORMER, key)
+            self._transformer = kept or self._loaded()
         assert stage.sigmas is not None
         self._loras.attach(self._transformer, stage.settings, stage.sigmas[0])
         return self._transformer
@@ -291,6 +332,8 @@ class Runner:
     def _loaded(self) -> Transformer:
         with self.phase("load transformer", 1):
             header, dtype = self.plan.headers["checkpoint"], self.dtypes["transformer"]
+            if self.resident is not None:
+                self.resident.make_room(header.file_size, self.backend)
             streams = tuple(self.plan.streams)
             transformer = load_transformer(header, self.backend, dtype, streams)
             self.progress.advance()
@@ -298,16 +341,23 @@ class Runner:
 
     def _key(self) -> tuple[Any, ...]:
         header, dtype = self.plan.headers["checkpoint"], self.dtypes["transformer"]
-        return transformer_key(header, self.backend, dtype, tuple(self.plan.streams))
+        return part_key(header, self.backend, dtype, *self.plan.streams)
 
-    def _kept(self) -> Transformer | None:
-        """The transformer of an earlier run of this process, if it is the one needed."""
-        return None if self._resident is None else self._resident.find(self._key())
+    def part(self, role: str, header: Header, dtype: str, load: Callable[[], Any]) -> Any:
+        """A model other than the transformer: the one kept from an earlier run, or loaded."""
+        if self.resident is None:
+            return load()
+        key = part_key(header, self.backend, dtype)
+        found = self.resident.find(role, key)
+        if found is None:
+            found = load()
+            self.resident.keep(role, key, found, self.backend)
+        return found
 
     def free(self) -> None:
         """Let go of what sampling needed, before the decoders come."""
-        if self._resident is not None and self._transformer is not None:
-            self._resident.keep(self._key(), self._transformer)
+        if self.resident is not None and self._transformer is not None:
+            self.resident.keep(TRANSFORMER, self._key(), self._transformer, self.backend)
         self._transformer = None
         if self.previewer is not None:
             self.previewer.free()

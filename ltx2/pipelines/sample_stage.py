@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ltx2.diffusion.loop import Sampler, Step, denoise
 from ltx2.diffusion.state import LatentState
@@ -27,8 +30,15 @@ log = logging.getLogger("ltx2.steps")
 class StepLog:
     """Writes a structured line per step and keeps it for the record."""
 
-    def __init__(self, stage: StagePlan, backend: Any, outcome: Outcome) -> None:
+    def __init__(
+        self,
+        stage: StagePlan,
+        backend: Any,
+        outcome: Outcome,
+        heard: Callable[[dict[str, Any], dict[str, np.ndarray]], None] | None = None,
+    ) -> None:
         self._stage, self._backend, self._outcome = stage, backend, outcome
+        self._heard = heard
         self._start = time.monotonic()
 
     def add(self, step: Step) -> None:
@@ -57,6 +67,8 @@ class StepLog:
             record[f"{stream}_mean"] = round(float(value.mean()), 5)
             record[f"{stream}_std"] = round(float(value.std()), 5)
         self._outcome.steps.append(record)
+        if self._heard is not None:
+            self._heard(record, values)
         log.info("step %s", " ".join(f"{key}={value}" for key, value in record.items()))
 
     def restart(self) -> None:

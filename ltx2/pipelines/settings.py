@@ -324,15 +324,16 @@ class CacheSettings:
 
     mode: on, off, or refresh (computes anew and replaces what is kept). `max_gb` is the size above
     which the least recently used results go. Weight files are told apart by `weights`: header (its
-    hash, with the file's size and time) or content. `media` keeps decoded frames and sound too,
-    `steps` the estimates of a running stage, so that an interrupted one can go on.
+    hash, with the file's size and time) or content. Decoded frames are kept of clips of at most
+    `media_mb` (in 16 bits). `steps` keeps the estimates of a running stage, so that an interrupted
+    one can go on.
     """
 
     mode: str = "on"
     folder: str = "outputs/cache"
     max_gb: float = 50.0
     weights: str = "header"
-    media: bool = True
+    media_mb: float = 512.0
     steps: bool = True
 
 

@@ -15,6 +15,7 @@ from ltx2.pipelines.plan import Plan, StagePlan
 from ltx2.pipelines.preview import check_preview
 
 if TYPE_CHECKING:
+    from ltx2.pipelines.replay import Replayed
     from ltx2.pipelines.runner import Runner
 
 ON_INTERRUPT = ("stop", "decode")
@@ -59,8 +60,14 @@ def check_watching(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
 class StageWatch:
     """Follows one sampling stage, through all windows of a long clip."""
 
-    def __init__(self, run: Runner, stage: StagePlan, builder: StateBuilder) -> None:
-        self.stage, self.steps_done = stage, 0
+    def __init__(
+        self,
+        run: Runner,
+        stage: StagePlan,
+        builder: StateBuilder,
+        replayed: Replayed | None = None,
+    ) -> None:
+        self.stage, self.steps_done, self._replayed = stage, 0, replayed
         self._joined: Callable[[Latents], Latents] | None = None
         self._done: Latents | None = None
         self._run, self._builder = run, builder
@@ -75,6 +82,8 @@ class StageWatch:
         """`denoiser`, shown to the run's observer, with its last result kept."""
         observer = self._run.observer
         inner: Any = denoiser if observer is None else observer.watched(denoiser)
+        if self._replayed is not None:
+            inner = self._replayed.watched(inner)
 
         def call(
             video: LatentState | None, audio: LatentState | None, sigma: float, step: int
