@@ -24,9 +24,11 @@ def files() -> list[Path]:
     return sorted(CONF.rglob("*.yaml"))
 
 
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes(group, option):
-    settings = compose([f"{group}={option}"])
+def test_every_option_composes_for_both_backends(group, option, backend):
+    given = [] if group == "backend" else [f"backend={backend}"]
+    settings = compose([f"{group}={option}", *given])
     named = {
         "model": lambda: settings.model.name,
         "pipeline": lambda: settings.pipeline.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 # Shared parts of other files and Hydra's own settings: not for choosing.
@@ -32,6 +33,19 @@ def extra_folders(arguments: list[str]) -> list[Path]:
         if name in ("--config-dir", "-cd"):
             found.append(Path(value if equals else next(items, "")))
     return [folder for folder in found if folder.is_dir()]
+
+
+def own_folders() -> list[Path]:
+    """Folders with the user's own options: $LTX2_CONFIG_DIR and ./ltx2_configs, if they exist."""
+    named = [os.environ.get("LTX2_CONFIG_DIR", ""), "ltx2_configs"]
+    return [Path(name).expanduser().resolve() for name in named if name and Path(name).is_dir()]
+
+
+def config_folders(arguments: list[str]) -> list[Path]:
+    """All folders that groups and options are found in."""
+    from ltx2.pipelines.catalogue import conf_folder
+
+    return [conf_folder(), *extra_folders(arguments), *own_folders()]
 
 
 def describe_option(conf: Path, group: str, option: str) -> str:

@@ -164,6 +164,7 @@ class Transformer:
     av_ca_v2a_gate_adaln_single: AdaLayerNormSingle | None = None
     transformer_blocks: list[Block]
     memory: Memory = field(default_factory=Memory, repr=False)
+    streamed: bool = False  # the blocks' weights are there only while a block runs
 
     @classmethod
     def declare(cls, config: TransformerConfig, streams: Sequence[str] = STREAMS) -> Transformer:
@@ -215,7 +216,8 @@ class Transformer:
         for i, block in enumerate(self.transformer_blocks):
             keep = NOTHING_SKIPPED if perturbations is None else perturbations.at(i)
             x, y = block(x, y, video_flow, audio_flow, keep)
-            ops.settle(i, *(a for a in (x, y) if a is not None))
+            states = [a for a in (x, y) if a is not None]
+            ops.evaluate(*states) if self.streamed else ops.settle(i, *states)
             if trace is not None:
                 trace("block", i, x, y)
         return self._leave("video", x, video_embedded), self._leave("audio", y, audio_embedded)

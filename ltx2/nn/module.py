@@ -7,6 +7,7 @@ allocated. `ltx2.weights.build` checks the placeholders against a file and repla
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -71,6 +72,17 @@ def parameter_count(module: Any) -> int:
     return sum(int(np.prod(slot.value.shape)) for slot in params(module))
 
 
+def copied(module: Any) -> Any:
+    """A copy of a module tree, or a list of them, whose leaves are the same objects."""
+    if isinstance(module, list):
+        return [copied(v) if _is_module(v) or isinstance(v, list) else v for v in module]
+    made = copy.copy(module)
+    for key, _, value in _children(module):
+        if _is_module(value) or isinstance(value, list):
+            object.__setattr__(made, str(key), copied(value))
+    return made
+
+
 def _is_module(value: Any) -> bool:
     return (
         dataclasses.is_dataclass(value)
@@ -81,8 +93,9 @@ def _is_module(value: Any) -> bool:
 
 def _children(module: Any) -> Iterator[tuple[str | int, str, Any]]:
     if isinstance(module, list):
-        for index, value in enumerate(module):
-            yield index, str(index), value
+        # By index: iterating over streamed blocks would read their weights.
+        for index in range(len(module)):
+            yield index, str(index), module[index]
         return
     for item in dataclasses.fields(module):
         yield item.name, item.metadata.get("name", item.name), getattr(module, item.name)

@@ -8,8 +8,9 @@ from typing import Any
 from ltx2.errors import UserError
 from ltx2.models.transformer import Transformer
 from ltx2.models.transformer_config import STREAMS, TransformerConfig
-from ltx2.weights.build import Prefixes, load
+from ltx2.weights.build import Prefixes, fill, match
 from ltx2.weights.header import Header
+from ltx2.weights.streaming import Streaming, stream_blocks
 
 # The text connectors share the transformer's prefix and belong to the text components.
 PREFIXES = Prefixes(
@@ -30,8 +31,19 @@ def transformer_config(header: Header) -> TransformerConfig:
 
 
 def load_transformer(
-    header: Header, backend: Any, dtype: str, streams: Sequence[str] = STREAMS
+    header: Header,
+    backend: Any,
+    dtype: str,
+    streams: Sequence[str] = STREAMS,
+    streaming: Streaming | None = None,
 ) -> Transformer:
-    """The transformer of `header`, all weights in `dtype`; `streams` may leave one out."""
+    """The transformer of `header`, all weights in `dtype`; `streams` may leave one out.
+
+    With `streaming` the weights of its blocks are read when a block runs.
+    """
     module = Transformer.declare(transformer_config(header), streams)
-    return load(module, header, PREFIXES, backend, dtype, "the transformer")
+    found = match(module, header, PREFIXES, "the transformer")
+    if streaming is None:
+        return fill(module, found, backend, dtype)
+    module.streamed = True
+    return stream_blocks(module, "transformer_blocks", found, backend, dtype, streaming)

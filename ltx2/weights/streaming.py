@@ -1,0 +1,205 @@
+"""Weights that pass through memory block by block: read ahead of use, let go of after it.
+
+A streamed model looks like a loaded one. Its list of blocks holds the declared blocks, on which
+LoRAs are put as usual; walking the list reads each block when its turn comes, the next ones
+meanwhile in the background. The values are those of the resident model, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ltx2.errors import UserError
+from ltx2.nn.module import Param, copied, params
+from ltx2.weights.build import Backend, Found, fill, read_tensor, scale_name
+from ltx2.weights.header import Header
+
+ALIGNMENT = 64
+RESIDENT, DISK, RAM = "resident", "disk", "ram"
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """Where streamed blocks come from: disk, or ram (the file's bytes, read once). `ahead` blocks
+    are read before they are needed; 0 reads each when it is reached."""
+
+    source: str = DISK
+    ahead: int = 1
+
+    def __post_init__(self) -> None:
+        if self.source not in (DISK, RAM):
+            raise UserError(f"weights are streamed from disk or ram, not from '{self.source}'")
+        if not 0 <= self.ahead <= 16:
+            raise UserError(f"memory.ahead={self.ahead} must be 0 to 16 blocks")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the bytes of a tensor stand: in the file, and in the buffer of its block."""
+
+    header: Header
+    name: str
+    start: int
+    size: int
+
+
+@dataclass
+class _Stored:
+    """The bytes of one block; `files` give its tensors as the backend's own file objects do."""
+
+    places: list[_Place]
+    names: dict[int, tuple[Header, str]]  # by identity of the placeholder
+    size: int
+    kept: np.ndarray | None = None
+
+    def read(self, buffer: np.ndarray) -> None:
+        """Fill the beginning of `buffer` with the block's bytes."""
+        for place in self.places:
+            view = memoryview(buffer)[place.start : place.start + place.size]
+            _read_into(place.header, place.name, view)
+
+
+def _read_into(header: Header, name: str, view: memoryview) -> None:
+    info = header.tensors[name]
+    # Opened anew: reads of several threads must not share a position.
+    with open(header.path, "rb", buffering=0) as file:
+        file.seek(header.data_start + info.start)
+        done = 0
+        while done < len(view):
+            count = file.readinto(view[done:])
+            if not count:
+                raise UserError(f"{header.path.name} ends inside '{name}'; download it again")
+            done += count
+
+
+class _Bytes:
+    """A file object over the bytes of one block."""
+
+    def __init__(self, stored: _Stored, buffer: np.ndarray, backend: Any) -> None:
+        self._places = {place.name: place for place in stored.places}
+        self._buffer, self._backend = buffer, backend
+
+    def get(self, name: str) -> Any:
+        place = self._places[name]
+        info = place.header.tensors[name]
+        raw = self._buffer[place.start : place.start + place.size]
+        return self._backend.from_bytes(raw, info.dtype, info.shape)
+
+
+class StreamedBlocks(list[Any]):
+    """Declared blocks; iterating gives loaded copies, of which `ahead` + 2 exist at a time.
+
+    Indexing and slots give the declared blocks, so that names, shapes and LoRAs are found.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[Any],
+        stored: Sequence[_Stored],
+        backend: Backend,
+        dtype: str,
+        given: Streaming,
+    ) -> None:
+        super().__init__(blocks)
+        self._stored, self._backend, self._dtype, self._given = stored, backend, dtype, given
+        self._spare: list[np.ndarray] = []
+        self._largest = max(item.size for item in stored)
+
+    def __iter__(self) -> Iterator[Any]:
+        with ThreadPoolExecutor(1, thread_name_prefix="ltx2-weights") as reader:
+            coming: deque[Future[np.ndarray]] = deque()
+            total = len(self)
+            for index in range(min(self._given.ahead, total)):
+                coming.append(reader.submit(self._read, index))
+            for index in range(total):
+                following = index + len(coming)
+                if following < total:
+                    coming.append(reader.submit(self._read, following))
+                buffer = coming.popleft().result()
+                block = self._loaded(index, buffer)
+                yield block
+                self._backend.synchronize()  # type: ignore[attr-defined]
+                del block
+                self._give_back(index, buffer)
+                del buffer
+
+    def _read(self, index: int) -> np.ndarray:
+        stored = self._stored[index]
+        if stored.kept is not None:
+            return stored.kept
+        keeps = self._given.source == RAM
+        size = stored.size if keeps else self._largest
+        buffer = self._spare.pop() if self._spare else np.empty(size, np.uint8)
+        stored.read(buffer)
+        if keeps:
+            stored.kept = buffer
+        return buffer
+
+    def _give_back(self, index: int, buffer: np.ndarray) -> None:
+        if self._stored[index].kept is None:
+            self._spare.append(buffer)
+
+    def _loaded(self, index: int, buffer: np.ndarray) -> Any:
+        stored = self._stored[index]
+        file = _Bytes(stored, buffer, self._backend)
+        made = copied(list.__getitem__(self, index))
+        for slot in params(made):
+            param: Param = slot.value
+            header, name = stored.names[id(param)]
+            value = read_tensor(file, header, name, self._backend)
+            slot.replace(self._backend.place(value, param.dtype or self._dtype, param.kind))
+        return made
+
+
+def stream_blocks(
+    module: Any,
+    field_name: str,
+    found: Sequence[Found],
+    backend: Backend,
+    dtype: str,
+    given: Streaming,
+) -> Any:
+    """Fill `module` but for the list `field_name`, whose blocks are read when they are reached.
+
+    `found` is what `match` returned for the whole module.
+    """
+    blocks = getattr(module, field_name)
+    owner = {id(slot.value): i for i, block in enumerate(blocks) for slot in params(block)}
+    rest = [item for item in found if id(item.slot.value) not in owner]
+    own: list[list[Found]] = [[] for _ in blocks]
+    for item in found:
+        if id(item.slot.value) in owner:
+            own[owner[id(item.slot.value)]].append(item)
+    defaults = {id(item.slot.value) for item in found}
+    for block in blocks:
+        for slot in params(block):
+            if id(slot.value) not in defaults and slot.value.default is not None:
+                param = slot.value
+                value = backend.array(param.default())
+                slot.replace(backend.place(value, param.dtype or dtype, param.kind))
+    setattr(module, field_name, [])
+    fill(module, rest, backend, dtype)
+    stored = [_stored(items) for items in own]
+    setattr(module, field_name, StreamedBlocks(blocks, stored, backend, dtype, given))
+    return module
+
+
+def _stored(items: Sequence[Found]) -> _Stored:
+    places: list[_Place] = []
+    start = 0
+    for item in items:
+        for name in (item.name, scale_name(item.name)):
+            info = item.header.tensors.get(name)
+            if info is None:
+                continue
+            size = info.stop - info.start
+            places.append(_Place(item.header, name, start, size))
+            start += -(-size // ALIGNMENT) * ALIGNMENT
+    names = {id(item.slot.value): (item.header, item.name) for item in items}
+    return _Stored(places, names, start)
