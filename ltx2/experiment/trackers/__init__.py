@@ -1,0 +1,1 @@
+"""Where the steps, metrics and media of runs are sent."""
