@@ -6,10 +6,13 @@
 PYTHON ?= python3
 ARGS ?=
 JOBS ?= 2
+COMMA := ,
 BIN := .venv/bin
 HASH := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 RUN := .venv/.installed-run-$(HASH)
-DEV := .venv/.installed-dev-$(HASH)
+# CI also runs what needs the heavy packages.
+EXTRAS := torch,mlx,dev$(if $(filter true,$(CI)),$(COMMA)ci)
+DEV := .venv/.installed-$(subst $(COMMA),-,$(EXTRAS))-$(HASH)
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 SELECT := $(if $(filter true,$(CI)),-m "slow or not slow")
 # One thread per test process: two processes with a thread per core each would slow each other.
@@ -67,6 +70,6 @@ $(RUN): | $(BIN)/python
 	@touch $@
 
 $(DEV): $(RUN)
-	$(INSTALL) --editable ".[torch,mlx,dev]"
-	@rm -f .venv/.installed-dev-*
+	$(INSTALL) --editable ".[$(EXTRAS)]"
+	@rm -f .venv/.installed-torch-*
 	@touch $@
