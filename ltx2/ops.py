@@ -43,7 +43,7 @@ def asarray(host: np.ndarray, ref: Array) -> Array:
 
 
 def to_numpy(x: Array) -> np.ndarray:
-    """A NumPy copy; half precision becomes float32. Waits for the result."""
+    """A NumPy copy; half precision becomes float32, float8 its bytes. Waits for the result."""
     return _of(x).to_numpy(x)
 
 
@@ -65,6 +65,11 @@ def to_fp8(x: Array) -> Array:
 def from_fp8(codes: Array) -> Array:
     """The float32 values of e4m3 codes."""
     return _of(codes).from_fp8(codes)
+
+
+def from_fp4(codes: Array) -> Array:
+    """Bytes (out, n) of two e2m1 codes each, the first in the high half -> float32 (out, 2 n)."""
+    return _of(codes).from_fp4(codes)
 
 
 def zeros(shape: Sequence[int], ref: Array) -> Array:
@@ -221,6 +226,42 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     return _of(x).linear(x, weight, bias)
 
 
+def quantise(weight: Array, mode: str, group: int) -> tuple[Array, Array, Array | None]:
+    """(out, in) -> packed codes, scales (out, in / group) and offsets of the same shape.
+
+    mode int8 or int4: value = scale * code + offset, both in the dtype of `weight`; mxfp8: e4m3
+    codes times a power of two per 32, stored as exponent + 127, and no offsets. The packing is
+    MLX's: codes follow each other from the low bits of a word to the high ones.
+    """
+    return _of(weight).quantise(weight, mode, group)
+
+
+def dequantise(codes: Array, scales: Array, offsets: Array | None, mode: str, group: int) -> Array:
+    """The float32 values (out, in) of what `quantise` made."""
+    return _of(codes).dequantise(codes, scales, offsets, mode, group)
+
+
+def quantised_linear(
+    x: Array,
+    codes: Array,
+    scales: Array,
+    offsets: Array | None,
+    bias: Array | None,
+    mode: str,
+    group: int,
+) -> Array:
+    """`linear` with a weight that `quantise` made."""
+    return _of(x).quantised_linear(x, codes, scales, offsets, bias, mode, group)
+
+
+def fp8_linear(x: Array, weight: Array, scale: float | Array) -> Array:
+    """e4m3 codes x (..., in), weight (out, in) -> their product times `scale`, in float32.
+
+    On devices with float8 products the result is rounded to bfloat16.
+    """
+    return _of(x).fp8_linear(x, weight, scale)
+
+
 def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6) -> Array:
     """x / sqrt(mean(x^2, last axis) + eps), times `weight` (C,) if given. Sums in float32."""
     return _of(x).rms_norm(x, weight, eps)
@@ -279,6 +320,18 @@ def attention(
     `scale` is 1 / sqrt(D) unless given. `causal` needs T == S.
     """
     return _of(q).attention(q, k, v, bias, causal, q.shape[-1] ** -0.5 if scale is None else scale)
+
+
+def neighbourhood_attention(
+    q: Array, k: Array, v: Array, kernel: tuple[int, int, int], first: int = 0
+) -> Array:
+    """Every query attends to a window of `kernel` (time, height, width) keys around it, scale 1.
+
+    k, v (B, F, H, W, N, D); q (B, F', H, W, N, D) are the frames from `first` on. Along an axis of
+    length L the window of query i begins at i - size // 2, shifted inward into 0 to L - size.
+    Raises UserError for a grid smaller than the kernel.
+    """
+    return _of(q).neighbourhood_attention(q, k, v, kernel, first)
 
 
 def conv1d(

@@ -18,14 +18,8 @@ from ltx2.models.latents import Grid
 from ltx2.models.tiling import Tiling
 from ltx2.models.video_vae_config import BlockConfig, VideoDecoderConfig
 from ltx2.pipelines.components.video import load_video_decoder
-from ltx2.pipelines.decoding import (
-    USABLE,
-    DecodeMemory,
-    TileChoice,
-    choose_tiling,
-    decode_tiling,
-    largest_activation,
-)
+from ltx2.pipelines.decode_memory import ConvolutionMemory, largest_activation
+from ltx2.pipelines.decoding import USABLE, TileChoice, choose_tiling, decode_tiling
 from ltx2.pipelines.settings import TilingSettings
 from ltx2.weights.header import read_header
 
@@ -47,11 +41,11 @@ HALF, GB = 16, 10**9  # bytes per element of eight copies in bf16
 
 
 def planned(grid: Grid = FULL_HD) -> Tiling | None:
-    return decode_tiling(TilingSettings(), grid[1] * 32, grid[2] * 32, grid, RELEASED.scale)
+    return decode_tiling(TilingSettings(), grid[1] * 32, grid[2] * 32, grid, RELEASED)
 
 
 def chosen(free: float, mode: str = "auto", grid: Grid = FULL_HD) -> TileChoice:
-    return choose_tiling(mode, planned(grid), grid, RELEASED, HALF, int(free))
+    return choose_tiling(mode, planned(grid), ConvolutionMemory(RELEASED, grid, HALF), int(free))
 
 
 def sizes(choice: TileChoice) -> tuple[int, int, int]:
@@ -66,7 +60,7 @@ def test_the_largest_activation_follows_widths_and_strides():
 
 def test_the_estimate_adds_the_frames_to_the_activations():
     tile, group = 128 * 121 * 272 * 480, 16 * 8 * 1088 * 1920 * 3
-    assert DecodeMemory(RELEASED, FULL_HD, HALF).of(None) == 16 * tile + 4 * 4 * group
+    assert ConvolutionMemory(RELEASED, FULL_HD, HALF).of(None) == 16 * tile + 4 * 4 * group
 
 
 def test_default_tiles_are_taken_where_they_fit():
@@ -84,7 +78,7 @@ def test_smaller_tiles_are_taken_where_the_default_ones_do_not_fit(free):
 
 
 def test_of_the_tiles_that_fit_those_that_decode_least_twice_are_taken():
-    need = DecodeMemory(RELEASED, FULL_HD, HALF)
+    need = ConvolutionMemory(RELEASED, FULL_HD, HALF)
     work = [need.work(chosen(free * GB).tiling) for free in (16, 12, 8, 6)]
     assert work == sorted(work) and work[0] < work[-1]
 
@@ -128,7 +122,7 @@ def test_the_estimate_is_what_a_decode_takes():
     backend.reset_peak()
     before = backend.peak_bytes()
     backend.numpy(decoder(latent))
-    estimate = DecodeMemory(decoder.config, grid, backend.activation_bytes("fp32")).of(None)
+    estimate = ConvolutionMemory(decoder.config, grid, backend.activation_bytes("fp32")).of(None)
     assert 0.5 * estimate < backend.peak_bytes() - before < 1.1 * estimate
 
 

@@ -30,14 +30,18 @@ SINGLE = (
 FURTHER: tuple[str, ...] = (
     "audio__ltx25_vae",
     "conditioning__*",
+    "duration__head",
     "e2e__*_ltx2",
     "e2e__*_ltx2_*",
     "e2e__*_ltx23*",
+    "e2e__distilled_ltx25",
+    "e2e__distilled_ltx25_diffusion_decoder",
     "fp8__*",
     "guider__*",
     "loop__*",
-    "text__ltx25_connector",
+    "text__*",
     "transformer__ltx25*",
+    "video_vae__diffusion_*",
     "video_vae__ltx25*",
 )
 LATER = ("ltx-2.5", "gemma-4", "gemma4")

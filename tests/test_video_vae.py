@@ -12,6 +12,7 @@ import pytest
 
 import ltx2.parity.video_vae  # noqa: F401  (registers the components)
 from ltx2.errors import UserError
+from ltx2.models.diffusion_decoder import DiffusionDecoder
 from ltx2.models.latents import VideoScale
 from ltx2.models.video_vae import (
     PerChannelStatistics,
@@ -185,10 +186,16 @@ def test_loaders_read_monoliths_and_split_files_alike(golden, backend):
         )
 
 
-def test_diffusion_decoder_is_refused_by_name(golden, backend):
-    path = golden / "checkpoints/ltx-2.5-tiny/vae/ltx-2.5-tiny-video-vae.safetensors"
-    with pytest.raises(UserError, match="CausalDiffusionVAE"):
-        load_video_decoder(read_header(path), backend)
+def test_the_file_tells_which_decoder_it_holds(golden, backend):
+    folder = golden / "checkpoints/ltx-2.5-tiny/vae"
+    plain, diffusion = (
+        load_video_decoder(
+            read_header(folder / f"ltx-2.5-tiny-video-vae{kind}.safetensors"), backend
+        )
+        for kind in ("-conv", "")
+    )
+    assert isinstance(plain, VideoDecoder) and isinstance(diffusion, DiffusionDecoder)
+    assert plain.scale == diffusion.scale == VideoScale(8, 32)
 
 
 def test_file_without_a_video_vae_says_what_it_holds(golden, backend):

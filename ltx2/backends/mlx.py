@@ -24,6 +24,12 @@ from ltx2.backends.convolution import (
     split_convolution,
 )
 from ltx2.backends.memory import host_free_bytes
+from ltx2.backends.mlx_quantised import dequantise as dequantise
+from ltx2.backends.mlx_quantised import fp8_linear as fp8_linear
+from ltx2.backends.mlx_quantised import from_fp4 as from_fp4
+from ltx2.backends.mlx_quantised import quantise as quantise
+from ltx2.backends.mlx_quantised import quantised_linear as quantised_linear
+from ltx2.backends.neighbourhood import neighbourhood_attention as neighbourhood_attention
 from ltx2.errors import UserError
 
 # Arrays of 2^31 elements and more are unreliable in MLX: such a convolution is split.
@@ -267,6 +273,11 @@ def _depthwise_transpose(x: mx.array, weight: mx.array, stride: int) -> mx.array
 # --- device ---------------------------------------------------------------------------------
 
 DTYPES = {"fp32": mx.float32, "bf16": mx.bfloat16, "fp16": mx.float16}
+# As safetensors names them; float8 codes stay bytes.
+STORED = {
+    "F32": mx.float32, "BF16": mx.bfloat16, "F16": mx.float16, "F8_E4M3": mx.uint8,
+    "U8": mx.uint8, "I8": mx.int8, "U32": mx.uint32,
+}  # fmt: skip
 
 
 class TensorFile:
@@ -324,6 +335,12 @@ class MlxBackend:
     def open(self, path: str) -> TensorFile:
         return TensorFile(str(path))
 
+    def from_bytes(self, raw: np.ndarray, dtype: str, shape: tuple[int, ...]) -> mx.array:
+        """Stored bytes as an array of a safetensors `dtype`; a copy."""
+        if dtype == "F64":
+            return mx.array(raw.view(np.float64).astype(np.float32)).reshape(shape)
+        return mx.array(raw).view(STORED[dtype]).reshape(shape)
+
     def place(self, x: mx.array, dtype: str, kind: str = "plain") -> mx.array:
         """A stored tensor in `dtype`; convolution kernels become (out, *kernel, in)."""
         if kind == "conv":
@@ -333,6 +350,17 @@ class MlxBackend:
         x = mx.contiguous(x.astype(DTYPES[dtype]))
         mx.eval(x)
         return x
+
+    def place_codes(self, x: mx.array) -> mx.array:
+        """Stored codes of a quantised weight, read now."""
+        x = mx.contiguous(x)
+        mx.eval(x)
+        return x
+
+    @property
+    def has_fp8_products(self) -> bool:
+        """Whether the device multiplies float8 matrices itself: MLX has no such kernel."""
+        return False
 
     def decode_fp8(self, x: mx.array) -> mx.array:
         """float8_e4m3 codes (uint8) as float32 values."""

@@ -19,8 +19,17 @@ from ltx2.backends.composed import rotate as rotate
 from ltx2.backends.convolution import native_padding, padded_size, split_convolution
 from ltx2.backends.memory import host_free_bytes
 from ltx2.backends.torch_attention import attention as attention
-from ltx2.backends.torch_attention import choose_attention
+from ltx2.backends.torch_attention import choose_attention, choose_neighbourhood
+from ltx2.backends.torch_attention import neighbourhood_attention as neighbourhood_attention
 from ltx2.backends.torch_padding import pad as pad
+from ltx2.backends.torch_quantised import dequantise as dequantise
+from ltx2.backends.torch_quantised import fp8_linear as fp8_linear
+from ltx2.backends.torch_quantised import from_fp4 as from_fp4
+from ltx2.backends.torch_quantised import from_fp8 as from_fp8
+from ltx2.backends.torch_quantised import has_fp8_products
+from ltx2.backends.torch_quantised import quantise as quantise
+from ltx2.backends.torch_quantised import quantised_linear as quantised_linear
+from ltx2.backends.torch_quantised import to_fp8 as to_fp8
 from ltx2.errors import UserError
 
 # Kernels on CUDA and MPS index with 32 bits; a convolution beyond this many elements is split.
@@ -34,6 +43,7 @@ def asarray(host: np.ndarray, ref: Tensor) -> Tensor:
 
 def to_numpy(x: Tensor) -> np.ndarray:
     x = x.detach()
+    x = x.view(torch.uint8) if x.dtype == torch.float8_e4m3fn else x
     x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     return x.cpu().numpy().copy()
 
@@ -44,14 +54,6 @@ def f32(x: Tensor) -> Tensor:
 
 def like(x: Tensor, ref: Tensor) -> Tensor:
     return x.to(ref.dtype)
-
-
-def to_fp8(x: Tensor) -> Tensor:
-    return x.to(torch.float8_e4m3fn)
-
-
-def from_fp8(codes: Tensor) -> Tensor:
-    return codes.float()
 
 
 def zeros(shape: tuple[int, ...], ref: Tensor) -> Tensor:
@@ -234,6 +236,11 @@ def conv_transpose1d(
 # --- device ---------------------------------------------------------------------------------
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# As safetensors names them.
+STORED = {
+    "F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16,
+    "F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8, "I8": torch.int8, "U32": torch.uint32,
+}  # fmt: skip
 
 
 class TensorFile:
@@ -252,16 +259,19 @@ class TensorFile:
 class TorchBackend:
     """Device, dtypes and loading for PyTorch. `device`: auto, cpu, cuda, cuda:N or mps.
 
-    `attention`: auto, sdpa, chunked, flash or sage. Raises UserError for an absent device/kernel.
+    `attention`: auto, sdpa, chunked, flash or sage; `neighbourhood` (the diffusion decoder's
+    attention): plain or natten. Raises UserError for an absent device/kernel.
     """
 
     device: str = "auto"
     attention: str = "auto"
+    neighbourhood: str = "plain"
     name: str = "torch"
 
     def __post_init__(self) -> None:
         self.device = _resolve_device(self.device)
         choose_attention(self.attention)
+        choose_neighbourhood(self.neighbourhood)
         # float32 means float32: TF32 would cost three digits.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
@@ -287,6 +297,10 @@ class TorchBackend:
     def open(self, path: str) -> TensorFile:
         return TensorFile(str(path))
 
+    def from_bytes(self, raw: np.ndarray, dtype: str, shape: tuple[int, ...]) -> Tensor:
+        """Stored bytes as a host tensor of a safetensors `dtype`; it shares the memory."""
+        return torch.from_numpy(raw).view(STORED[dtype]).reshape(shape)
+
     def place(self, x: Tensor, dtype: str, kind: str = "plain") -> Tensor:
         """A stored tensor in `dtype` on the device; convolution kernels get their memory layout."""
         x = x.to(self.device, DTYPES[dtype])
@@ -294,6 +308,16 @@ class TorchBackend:
             layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
             x = x.contiguous(memory_format=layout)
         return x
+
+    def place_codes(self, x: Tensor) -> Tensor:
+        """Stored codes of a quantised weight on the device: float8, else bytes."""
+        packed = x.dtype == torch.uint32 or self.kind == "mps"
+        return (x.view(torch.uint8) if packed else x).to(self.device)
+
+    @property
+    def has_fp8_products(self) -> bool:
+        """Whether the device multiplies float8 matrices itself."""
+        return has_fp8_products(self.kind, self.device)
 
     def decode_fp8(self, x: Tensor) -> Tensor:
         """float8_e4m3 codes as float32 values."""
@@ -356,6 +380,7 @@ class TorchBackend:
             "device_name": name,
             "fast_bf16": self.fast_bf16,
             "attention": self.attention,
+            "neighbourhood": self.neighbourhood,
         }
 
 

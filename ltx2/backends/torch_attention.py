@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import itertools
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ltx2.backends import neighbourhood
 from ltx2.backends.torch_fused import trains
 from ltx2.errors import UserError
 
 KERNELS = ("auto", "sdpa", "chunked", "flash", "sage")
+NEIGHBOURHOOD_KERNELS = ("plain", "natten")
 _PACKAGES = {"flash": "flash_attn", "sage": "sageattention"}
 # Scores of one block: 2 MB in bfloat16, which the second-level cache about holds.
 BLOCK_SCORES = 2**20
@@ -24,6 +27,7 @@ MANY_SCORES = 2**16
 @dataclass
 class _Choice:
     kernel: str = "auto"
+    neighbourhood: str = "plain"
 
 
 _choice = _Choice()
@@ -34,14 +38,29 @@ def choose_attention(kernel: str) -> None:
     if kernel not in KERNELS:
         raise UserError(f"backend.attention={kernel} is unknown; use one of {', '.join(KERNELS)}")
     package = _PACKAGES.get(kernel)
-    if package and importlib.util.find_spec(package) is None:
-        raise UserError(
-            f"backend.attention={kernel} needs the package '{package}', which is not installed;"
-            f" install it (CUDA only) or use backend.attention=auto"
-        )
-    if package and not torch.cuda.is_available():
-        raise UserError(f"backend.attention={kernel} needs CUDA; use backend.attention=auto")
+    if package:
+        _require("attention", kernel, package, "auto")
     _choice.kernel = kernel
+
+
+def choose_neighbourhood(kernel: str) -> None:
+    """Select the kernel of `neighbourhood_attention`: plain, or natten where it is installed."""
+    if kernel not in NEIGHBOURHOOD_KERNELS:
+        known = ", ".join(NEIGHBOURHOOD_KERNELS)
+        raise UserError(f"backend.neighbourhood={kernel} is unknown; use one of {known}")
+    if kernel == "natten":
+        _require("neighbourhood", kernel, "natten", "plain")
+    _choice.neighbourhood = kernel
+
+
+def _require(key: str, kernel: str, package: str, otherwise: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise UserError(
+            f"backend.{key}={kernel} needs the package '{package}', which is not installed;"
+            f" install it (CUDA only) or use backend.{key}={otherwise}"
+        )
+    if not torch.cuda.is_available():
+        raise UserError(f"backend.{key}={kernel} needs CUDA; use backend.{key}={otherwise}")
 
 
 def attention(
@@ -72,6 +91,19 @@ def attention(
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=bias, is_causal=causal, scale=scale, enable_gqa=grouped
     )
+
+
+def neighbourhood_attention(
+    q: Tensor, k: Tensor, v: Tensor, kernel: tuple[int, int, int], first: int
+) -> Tensor:
+    if _choice.neighbourhood == "plain" or not q.is_cuda:
+        return neighbourhood.neighbourhood_attention(q, k, v, kernel, first)
+    natten = importlib.import_module("natten")
+    # It takes queries for all keys only; the windows of those added are computed and dropped.
+    frames = q.shape[1]
+    after = k.shape[1] - first - frames
+    full = F.pad(q, (0, 0, 0, 0, 0, 0, 0, 0, first, after))
+    return natten.na3d(full, k, v, kernel_size=kernel, scale=1.0)[:, first : first + frames]
 
 
 def causal_bias(q: Tensor, k: Tensor) -> Tensor:

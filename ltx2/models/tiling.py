@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from ltx2.models.latents import Grid, VideoScale, video_latent_shape
 from ltx2.models.video_vae import VideoDecoder, VideoEncoder, crop_frames
 from ltx2.models.video_vae_blocks import Noise
 from ltx2.ops import Array
+
+if TYPE_CHECKING:
+    from ltx2.models.diffusion_decoder import DiffusionDecoder
 
 AUTO_LONG_SIDE_PX = 768
 AXES = ("frames", "height", "width")
@@ -314,13 +318,18 @@ def _weighted(y: Array, frames: np.ndarray, rows: np.ndarray, columns: np.ndarra
 
 
 def tiled_decode(
-    decoder: VideoDecoder, latent: Array, tiling: Tiling, noise: Noise | None = None
+    decoder: VideoDecoder | DiffusionDecoder,
+    latent: Array,
+    tiling: Tiling,
+    noise: Noise | None = None,
 ) -> Iterator[Array]:
     """(B, F, H, W, C) normalised latent -> chunks (B, f, H', W', 3) in order, never empty.
 
-    A timestep-conditioned decoder draws its `noise` per tile, so the tiling changes the result.
+    A decoder that draws `noise` draws it per tile, so the tiling changes the result.
     Raises UserError at the call if the tiling does not fit.
     """
+    if not isinstance(decoder, VideoDecoder):
+        return decoder.tiled(latent, tiling, noise)
     scale = decoder.scale
     minimum = 2 if decoder.config.padding == "reflect" else 1
     spans = tiling.split(tuple(latent.shape[1:4]), scale, minimum)
@@ -362,7 +371,10 @@ def video_spans(axes: Sequence[Sequence[Span]], scale: VideoScale) -> list[list[
 
 
 def decode_frames(
-    decoder: VideoDecoder, latent: Array, tiling: Tiling | None, noise: Noise | None = None
+    decoder: VideoDecoder | DiffusionDecoder,
+    latent: Array,
+    tiling: Tiling | None,
+    noise: Noise | None = None,
 ) -> Iterator[np.ndarray]:
     """Chunks (f, H, W, 3) float32 in [0, 1] of batch element 0; one chunk without a tiling."""
     latent = latent[:1]

@@ -57,14 +57,14 @@ class VideoEncoderConfig:
     def from_metadata(cls, vae: dict[str, Any]) -> VideoEncoderConfig:
         """From the `vae` section of a file's config. Raises UserError naming a wrong key."""
         nested = is_diffusion(vae)
-        section = _section(vae, "encoder") if nested else vae
+        section = section_of(vae, "encoder") if nested else vae
         return cls(
             blocks=_blocks(section, ENCODER_KINDS, "encoder_blocks", nested),
             in_channels=section.get("in_channels", 3),
             latent_channels=latent_width(vae),
             patch_size=section.get("patch_size", 4),
             padding=_padding(section, "encoder_spatial_padding_mode", "zeros"),
-            log_variance=_one_of(section, "latent_log_var", LOG_VARIANCES, "uniform"),
+            log_variance=one_of(section, "latent_log_var", LOG_VARIANCES, "uniform"),
         )
 
     @property
@@ -136,7 +136,7 @@ def latent_width(vae: dict[str, Any]) -> int:
     """Channels of the latent."""
     if not is_diffusion(vae):
         return vae.get("latent_channels", 128)
-    return _section(vae, "encoder").get("out_channels", vae.get("latent_channels", 128))
+    return section_of(vae, "encoder").get("out_channels", vae.get("latent_channels", 128))
 
 
 def scale_of(blocks: Sequence[BlockConfig], patch_size: int) -> VideoScale:
@@ -152,7 +152,8 @@ def vae_scale(vae: dict[str, Any]) -> VideoScale:
     return VideoDecoderConfig.from_metadata(vae).scale
 
 
-def _section(vae: dict[str, Any], key: str) -> dict[str, Any]:
+def section_of(vae: dict[str, Any], key: str) -> dict[str, Any]:
+    """`vae[key]`, one half of a nested layout."""
     if not isinstance(vae.get(key), dict):
         raise UserError(f"the checkpoint's metadata has no section 'vae.{key}'")
     return vae[key]
@@ -161,8 +162,8 @@ def _section(vae: dict[str, Any], key: str) -> dict[str, Any]:
 def _blocks(
     section: dict[str, Any], kinds: Sequence[str], key: str, nested: bool = False
 ) -> tuple[BlockConfig, ...]:
-    _one_of(section, "norm_layer", ("pixel_norm",), "pixel_norm")
-    _one_of(section, "dims", (3,), 3)
+    one_of(section, "norm_layer", ("pixel_norm",), "pixel_norm")
+    one_of(section, "dims", (3,), 3)
     key = "blocks" if nested and "blocks" in section else key
     if not section.get(key):
         raise UserError(f"the checkpoint's metadata lacks the video VAE's '{key}'")
@@ -192,10 +193,11 @@ def _padding(section: dict[str, Any], fallback_key: str, default: str) -> str:
     key = "spatial_padding_mode"
     if key not in section and fallback_key in section:
         key = fallback_key
-    return PADDINGS[_one_of(section, key, tuple(PADDINGS), default)]
+    return PADDINGS[one_of(section, key, tuple(PADDINGS), default)]
 
 
-def _one_of(section: dict[str, Any], key: str, known: Sequence[Any], default: Any) -> Any:
+def one_of(section: dict[str, Any], key: str, known: Sequence[Any], default: Any) -> Any:
+    """`section[key]`, which must be one of `known`."""
     value = section.get(key, default)
     if value not in known:
         names = ", ".join(str(name) for name in known)

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import numpy as np
 from einops import rearrange
 
+from ltx2.models.diffusion_decoder import DiffusionDecoder
 from ltx2.models.tiling import TileAxis, TileCount, Tiling, tiled_decode, tiled_encode
 from ltx2.models.video_vae import DECODE_NOISE_SCALE, VideoDecoder
 from ltx2.ops import Array
+from ltx2.parity.defined import DefinedNoise
 from ltx2.parity.registry import Case, component
 from ltx2.pipelines.components.video import load_video_decoder, load_video_encoder
 from ltx2.weights.header import read_header
@@ -51,6 +53,7 @@ def encode(case: Case) -> dict[str, np.ndarray]:
 def decode(case: Case) -> dict[str, np.ndarray]:
     """Plain variants (`latent.NAME`), or one timestep-conditioned clip (`latent`)."""
     decoder = load_video_decoder(read_header(case.checkpoints[0]), case.backend, case.dtype)
+    assert isinstance(decoder, VideoDecoder)
     outputs: dict[str, np.ndarray] = {}
     for name in case.inputs:
         if name.startswith("latent."):
@@ -97,6 +100,30 @@ def _thin(name: str, x: np.ndarray, stride: int) -> np.ndarray:
     if name.startswith("frames"):
         return x[:, ::stride, ::stride]
     return x[..., ::stride, ::stride]
+
+
+@component("video_vae.diffusion_decode")
+def decode_diffusion(case: Case) -> dict[str, np.ndarray]:
+    """The clip of a diffusion decoder, whole or in the tiles that the case names.
+
+    The reference was recorded with its default border behaviour.
+    """
+    decoder = load_video_decoder(read_header(case.checkpoints[0]), case.backend, case.dtype)
+    assert isinstance(decoder, DiffusionDecoder)
+    decoder.set_border("replicate")
+    latent = channels_last(case.array("latent"))
+    noise = DefinedNoise(case.inputs["noise_block"]).normal
+    if "axes" in case.settings:
+        tiling = read_tiling(case.settings["axes"], "size")
+        chunks = list(tiled_decode(decoder, latent, tiling, noise))
+    else:
+        chunks = [decoder(latent, noise=noise)]
+    lengths = [chunk.shape[1] for chunk in chunks]
+    if lengths != case.settings.get("chunk_frames", lengths):
+        raise ValueError(f"the chunks have {lengths} frames")
+    video = channels_first(np.concatenate([case.numpy(chunk) for chunk in chunks], axis=1))
+    stride = case.settings["stored_pixel_stride"]
+    return {"video": video[..., ::stride, ::stride]}
 
 
 @component("video_vae.tiled_decode")

@@ -14,8 +14,8 @@ from ltx2.ops import Array
 from ltx2.pipelines.checks import FrameStatistics, check_audio, check_video
 from ltx2.pipelines.components.audio import decode_audio, load_audio_decoder, load_vocoder
 from ltx2.pipelines.components.video import load_video_decoder
-from ltx2.pipelines.decoding import choose_tiling, tile_seams
-from ltx2.pipelines.extension import joined_frames, joined_sound
+from ltx2.pipelines.decoding import choose_tiling, decode_memory, set_border, tile_seams
+from ltx2.pipelines.extension import joined_frames, joined_seams, joined_sound
 from ltx2.pipelines.plan import StagePlan
 from ltx2.pipelines.sources import input_frames, input_waveform
 
@@ -90,7 +90,7 @@ def _decoded_sound(run: Runner, latent: Array | None) -> tuple[np.ndarray, int]:
 
 
 def _sounded(run: Runner, latent: Array | None) -> tuple[np.ndarray, int]:
-    checkpoint, dtype = run.plan.headers["checkpoint"], run.dtypes["audio_vae"]
+    checkpoint, dtype = run.plan.header_of("audio_vae"), run.dtypes["audio_vae"]
     with run.phase("audio decode", 1):
         load = partial(load_audio_decoder, checkpoint, run.backend, dtype)
         decoder = run.part("audio decoder", checkpoint, dtype, load)
@@ -117,7 +117,11 @@ def _picture(run: Runner, latent: Array | None, sink: Sink, given: bool) -> None
             assert latent is not None
             finite = partial(run.outcome.checks.finite, "video decode", causes=NAN_FRAMES)
             made = keeper.kept_frames(map(finite, _decoded_frames(run, latent)))
-        _shown(run, joined_frames(plan, input_frames(plan), made) if plan.extends else made, sink)
+        if plan.extends:
+            frames, rows, columns = run.outcome.seams
+            run.outcome.seams = joined_seams(plan, frames), rows, columns
+            made = joined_frames(plan, input_frames(plan), made)
+        _shown(run, made, sink)
     action = "computed" if entry is None else "reused"
     run.note(PICTURE, action, run.outcome.phases.records[-1].seconds)
 
@@ -139,20 +143,15 @@ def _shown(run: Runner, chunks: Iterator[np.ndarray], sink: Sink) -> None:
 def _decoded_frames(run: Runner, latent: Array) -> Iterator[np.ndarray]:
     plan = run.plan
     assert run.keeper is not None
-    header, dtype = plan.headers["checkpoint"], run.dtypes["video_vae"]
+    header, dtype = plan.header_of("video_vae"), run.dtypes["video_vae"]
     load = partial(load_video_decoder, header, run.backend, dtype)
     decoder = run.part("video decoder", header, dtype, load)
-    choice = choose_tiling(
-        plan.settings.tiling.mode,
-        plan.tiling,
-        tuple(latent.shape[1:4]),
-        decoder.config,
-        run.backend.activation_bytes(dtype),
-        run.backend.free_bytes(),
-    )
-    run.outcome.statistics["tiling"] = choice.record()
+    set_border(decoder, plan.settings.decoder)
     grid = tuple(latent.shape[1:4])
-    run.outcome.seams = tile_seams(choice.tiling, grid, plan.scale)
+    need = decode_memory(decoder.config, grid, run.backend, dtype)
+    choice = choose_tiling(plan.settings.tiling.mode, plan.tiling, need, run.backend.free_bytes())
+    run.outcome.statistics["tiling"] = choice.record()
+    run.outcome.seams = tile_seams(choice.tiling, grid, decoder.config)
     run.keeper.seams = run.outcome.seams
     return decode_frames(decoder, latent, choice.tiling, run.decode_noise)
 

@@ -1,4 +1,4 @@
-"""How the video of a run is tiled when it is decoded.
+"""How the video of a run is decoded: which tiles, and which border.
 
 The plan settles the mode and its sizes. When the clip is decoded, `auto` looks at the free memory
 and takes smaller tiles where the default ones would not fit.
@@ -7,35 +7,58 @@ and takes smaller tiles where the default ones would not fit.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass
 from typing import Any
 
 from ltx2.errors import UserError, nearest
-from ltx2.models.latents import Grid, VideoScale
-from ltx2.models.tiling import AUTO_LONG_SIDE_PX, AXES, Span, TileAxis, Tiling, auto_tiling
-from ltx2.models.video_vae_config import VideoDecoderConfig
-from ltx2.pipelines.settings import TilingSettings
+from ltx2.models.diffusion_decoder import DiffusionDecoder, check_border
+from ltx2.models.diffusion_decoder_config import DiffusionDecoderConfig
+from ltx2.models.diffusion_decoder_tiles import Canvas, check_tiles
+from ltx2.models.latents import Grid
+from ltx2.models.tiling import AXES, TileAxis, Tiling, auto_tiling
+from ltx2.models.video_vae import VideoDecoder
+from ltx2.pipelines.components.video import DecoderConfig
+from ltx2.pipelines.decode_memory import DecodeMemory, video_axes
+from ltx2.pipelines.decode_memory import decode_memory as decode_memory
+from ltx2.pipelines.settings import DecoderSettings, TilingSettings
 
 log = logging.getLogger(__name__)
 
 MODES = ("off", "auto", "size")
-# Smaller tiles: their long side in pixels and their frames. Overlaps stay the default ones.
-LONG_SIDES = range(AUTO_LONG_SIDE_PX, 192, -64)
-FRAMES, FRAMES_SHARED = range(80, 24, -8), 24
 # What is kept free for everything that the estimate does not see.
 USABLE = 0.8
-# Copies of a group of finished frames, float32: being joined, blended, and shown by the host.
-GROUPS = 4
+
+
+def border_of(settings: DecoderSettings) -> str:
+    """The border behaviour of a diffusion decoder."""
+    return "shift" if settings.border is None else settings.border
+
+
+def check_decoder(settings: DecoderSettings, decoder: DecoderConfig) -> None:
+    """Raise UserError for an unknown border, or one that this decoder does not have."""
+    if settings.border is None:
+        return
+    check_border(settings.border)
+    if not isinstance(decoder, DiffusionDecoderConfig):
+        raise UserError(
+            f"decoder.border={settings.border} has no effect: the video decoder of this model is"
+            " convolutional; drop it"
+        )
+
+
+def set_border(decoder: VideoDecoder | DiffusionDecoder, settings: DecoderSettings) -> None:
+    """Give a diffusion decoder the border behaviour of the settings."""
+    if isinstance(decoder, DiffusionDecoder):
+        decoder.set_border(border_of(settings))
 
 
 def decode_tiling(
-    settings: TilingSettings, height: int, width: int, grid: Grid, scale: VideoScale
+    settings: TilingSettings, height: int, width: int, grid: Grid, decoder: DecoderConfig
 ) -> Tiling | None:
     """The tiling of a clip of `height` x `width` pixels; None decodes it whole.
 
-    `auto` tiles what is larger than one default tile. Raises UserError for sizes that do not fit.
+    `auto` tiles what is larger than one default tile; the diffusion decoder, whose tiles share
+    much, starts whole. Raises UserError for sizes that do not fit.
     """
     sizes = {n: v for n, v in vars(settings).items() if n != "mode" and v != 0}
     if settings.mode not in MODES:
@@ -47,36 +70,40 @@ def decode_tiling(
             f"tiling.{name}={value} has no effect with tiling.mode={settings.mode}; set"
             " tiling.mode=size"
         )
-    if settings.mode == "off":
+    diffusion = isinstance(decoder, DiffusionDecoderConfig)
+    if settings.mode == "off" or (settings.mode == "auto" and diffusion):
         return None
     if settings.mode == "auto":
-        tiling = auto_tiling(height, width, scale)
+        tiling = auto_tiling(height, width, decoder.scale)
     else:
         tiling = Tiling(
             TileAxis(settings.frames, settings.frames_overlap),
             TileAxis(settings.height, settings.height_overlap),
             TileAxis(settings.width, settings.width_overlap),
         )
-    tiling.check(scale, grid)
-    return _needed(tiling, grid, scale)
+    return _needed(tiling, grid, decoder)
 
 
-def _needed(tiling: Tiling, grid: Grid, scale: VideoScale) -> Tiling | None:
-    return tiling if any(len(axis) > 1 for axis in tiling.split(grid, scale)) else None
+def _needed(tiling: Tiling, grid: Grid, decoder: DecoderConfig) -> Tiling | None:
+    """The tiling, checked, if it makes more than one tile."""
+    if isinstance(decoder, DiffusionDecoderConfig):
+        check_tiles(decoder, tiling, grid)
+        spans = Canvas(decoder, grid).split(tiling)
+    else:
+        tiling.check(decoder.scale, grid)
+        spans = tiling.split(grid, decoder.scale)
+    return tiling if any(len(axis) > 1 for axis in spans) else None
 
 
 def tile_seams(
-    tiling: Tiling | None, grid: Grid, scale: VideoScale
+    tiling: Tiling | None, grid: Grid, decoder: DecoderConfig
 ) -> tuple[list[int], list[int], list[int]]:
     """Frames, rows and columns at which a tile begins, the first one left out."""
     if tiling is None:
         return [], [], []
-    frames, rows, columns = tiling.split(grid, scale)
-    return (
-        [span.in_frames(scale.time).start for span in frames[1:]],
-        [span.in_pixels(scale.space).start for span in rows[1:]],
-        [span.in_pixels(scale.space).start for span in columns[1:]],
-    )
+    axes = video_axes(decoder, tiling, grid)
+    frames, rows, columns = ([span.start for span in axis[1:]] for axis in axes)
+    return frames, rows, columns
 
 
 @dataclass(frozen=True)
@@ -99,19 +126,12 @@ class TileChoice:
 
 
 def choose_tiling(
-    mode: str,
-    planned: Tiling | None,
-    grid: Grid,
-    decoder: VideoDecoderConfig,
-    activation_bytes: int,
-    free_bytes: int,
+    mode: str, planned: Tiling | None, need: DecodeMemory, free_bytes: int
 ) -> TileChoice:
-    """The tiling to decode a latent `grid` with: as planned, or smaller if `mode` is auto.
+    """The tiling to decode a clip with: as planned, or smaller if `mode` is auto.
 
-    `activation_bytes` is what the backend needs per element of the largest activation. Where even
-    the smallest tiles do not fit they are tried all the same, with a warning.
+    Where even the smallest tiles do not fit they are tried all the same, with a warning.
     """
-    need = DecodeMemory(decoder, grid, activation_bytes)
     planned_bytes = need.of(planned)
 
     def choice(tiling: Tiling | None, reason: str) -> TileChoice:
@@ -124,7 +144,7 @@ def choose_tiling(
         return choice(planned, f"tiling.mode={mode} ({figures})")
     if planned_bytes <= USABLE * free_bytes:
         return choice(planned, f"the default fits ({figures})")
-    smaller = list(_smaller(grid, decoder.scale))
+    smaller = list(need.smaller())
     fitting = [tiling for tiling in smaller if need.of(tiling) <= USABLE * free_bytes]
     if fitting:
         best = min(fitting, key=lambda t: (need.work(t), need.of(t)))
@@ -136,56 +156,6 @@ def choose_tiling(
         _size(free_bytes),
     )
     return choice(least, f"the smallest tiles, for nothing fits ({figures})")
-
-
-@dataclass(frozen=True)
-class DecodeMemory:
-    """Estimates of a decode: bytes at its peak, and work in decoded latents."""
-
-    decoder: VideoDecoderConfig
-    grid: Grid
-    activation_bytes: int
-
-    def of(self, tiling: Tiling | None) -> int:
-        """The largest activation of a tile as often as the backend holds it, and the frames."""
-        frames, rows, columns = (max(s.end - s.start for s in axis) for axis in self._spans(tiling))
-        scale = self.decoder.scale
-        _, height, width = self.grid
-        group = frames * scale.time * height * width * scale.space**2 * self.decoder.out_channels
-        largest = largest_activation(self.decoder, (frames, rows, columns))
-        return largest * self.activation_bytes + GROUPS * 4 * group
-
-    def work(self, tiling: Tiling | None) -> int:
-        """Latents of all tiles together."""
-        return prod(sum(s.end - s.start for s in axis) for axis in self._spans(tiling))
-
-    def _spans(self, tiling: Tiling | None) -> Sequence[Sequence[Span]]:
-        if tiling is None:
-            return [[Span(0, length)] for length in self.grid]
-        return tiling.split(self.grid, self.decoder.scale)
-
-
-def largest_activation(decoder: VideoDecoderConfig, grid: Grid) -> int:
-    """Elements of the largest activation that decoding a latent `grid` makes."""
-    width, (frames, rows, columns) = decoder.bottleneck, grid
-    largest = width * frames * rows * columns
-    for block in reversed(decoder.blocks):
-        time, down, across = block.stride
-        frames, rows, columns = time * frames - time + 1, down * rows, across * columns
-        width //= block.multiplier
-        largest = max(largest, width * frames * rows * columns)
-    return largest
-
-
-def _smaller(grid: Grid, scale: VideoScale) -> Iterator[Tiling]:
-    """Tilings with tiles of at most the default size, the default itself left out."""
-    height, width = grid[1] * scale.space, grid[2] * scale.space
-    for long_side in LONG_SIDES:
-        for frames in FRAMES:
-            tiling = auto_tiling(height, width, scale, long_side)
-            tiling = replace(tiling, frames=TileAxis(frames, FRAMES_SHARED))
-            if _needed(tiling, grid, scale) is not None:
-                yield tiling
 
 
 def describe(tiling: Tiling | None) -> str:

@@ -12,11 +12,13 @@ from ltx2.diffusion.noise import TorchNoise
 from ltx2.errors import UserError
 from ltx2.media.contact import contact_sheet
 from ltx2.media.images import write_png
+from ltx2.models.diffusion_decoder import DiffusionDecoder
 from ltx2.models.tiling import decode_frames
 from ltx2.models.video_vae import VideoDecoder
 from ltx2.ops import Array
 from ltx2.pipelines.components.video import load_video_decoder
 from ltx2.pipelines.cost import component_parameters
+from ltx2.pipelines.decoding import set_border
 from ltx2.pipelines.plan import Plan, StagePlan
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ class Previewer:
     def __init__(self, plan: Plan, backend: Any, dtype: str, folder: Path) -> None:
         self._plan, self._backend, self._dtype = plan, backend, dtype
         self._folder = folder / FOLDER
-        self._decoder: VideoDecoder | None = None
+        self._decoder: VideoDecoder | DiffusionDecoder | None = None
         self._failed = False
         self.record: dict[str, Any] = {"count": 0, "decoder_bytes": self._decoder_bytes()}
 
@@ -86,8 +88,9 @@ class Previewer:
 
     def _strip(self, video: Array) -> np.ndarray:
         if self._decoder is None:
-            header = self._plan.headers["checkpoint"]
+            header = self._plan.header_of("video_vae")
             self._decoder = load_video_decoder(header, self._backend, self._dtype)
+            set_border(self._decoder, self._plan.settings.decoder)
         count = min(MOST_FRAMES, video.shape[1])
         picks = np.linspace(0, video.shape[1] - 1, count).round().astype(int)
         # Decoders that inject noise take it from elsewhere: the run's own draws stay the run's.
@@ -100,5 +103,5 @@ class Previewer:
         return contact_sheet(np.stack(frames), count=count, columns=count, tile_width=width)
 
     def _decoder_bytes(self) -> int:
-        parameters = component_parameters(self._plan.headers["checkpoint"])
+        parameters = component_parameters(self._plan.header_of("video_vae"))
         return parameters.get("video VAE decoder", 0) * (4 if self._dtype == "fp32" else 2)
