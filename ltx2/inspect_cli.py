@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ltx2.errors import UserError
-from ltx2.models.gemma3 import Gemma3
-from ltx2.pipelines.components.gemma import read_gemma_directory
+from ltx2.pipelines.components.gemma import is_packed, read_gemma
 from ltx2.pipelines.components.preflight import fit
 from ltx2.weights.checkpoint import (
     NEEDED,
@@ -52,6 +51,8 @@ def describe(path: Path) -> tuple[list[str], list[str]]:
     if path.is_dir():
         return _gemma(path), []
     header = read_header(path)
+    if is_packed(header):
+        return _gemma(path), []
     identity = identify(header)
     facts = [*_facts(header)]
     problems: list[str] = []
@@ -104,25 +105,25 @@ def _lora(lora: LoraFile) -> Iterator[PAIRS]:
 
 
 def _gemma(path: Path) -> list[str]:
-    directory = read_gemma_directory(path)
-    directory.match(Gemma3.declare(directory.config))
+    files = read_gemma(path)
+    files.match(files.declare())
     parts: dict[str, list[Part]] = {}
-    for shard in directory.shards:
+    for shard in files.shards:
         for part in split_parts(shard):
             parts.setdefault(part.name, []).append(part)
     merged = [_merge(name, group) for name, group in parts.items()]
-    config = directory.config
+    config = files.config
     facts = [
-        ("kind", "a Gemma text encoder folder"),
+        ("kind", f"a {files.family} text encoder" + (" folder" if path.is_dir() else "")),
         ("layers", f"{len(config.layer_types)} of width {config.hidden}"),
         ("features", f"{config.feature_width:,} per token"),
-        ("files", str(len(directory.shards))),
-        ("size", _size(sum(shard.file_size for shard in directory.shards))),
+        ("files", str(len(files.shards))),
+        ("size", _size(sum(shard.file_size for shard in files.shards))),
         ("tensors", f"{sum(part.tensors for part in merged):,}"),
         ("parameters", f"{sum(part.parameters for part in merged):,}"),
         ("dtypes", _dtypes(merged)),
     ]
-    return [f"{path.name}/", *_columns(facts), "", *_table(merged)]
+    return [path.name + ("/" if path.is_dir() else ""), *_columns(facts), "", *_table(merged)]
 
 
 def _merge(name: str, group: Sequence[Part]) -> Part:

@@ -11,7 +11,7 @@ SIZES = {
     "frames=4": "frames=4 is not 4k + 1; use 1 or 5, or snap=true to round",
     "frames=0": "frames=0 is not positive; use 1 or 5",
     "frames=-5": "frames=-5 is not positive; use 1 or 5",
-    "frames=5.0": "frames=5.0 is not a whole number or null",
+    "frames=5.0": "frames=5.0 is not a whole number or auto",
     "frames=0 snap=true": "frames=0 is not positive; use 1 or 5",
     "height=65": "height=65 is not a multiple of 16; use 64 or 80, or snap=true to round",
     "height=0": "height=0 is not positive; use 16 or 32",

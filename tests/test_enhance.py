@@ -30,7 +30,7 @@ from ltx2.pipelines.components.enhance import (
     system_prompt,
     whole_sentences,
 )
-from ltx2.pipelines.components.gemma import load_gemma, read_gemma_directory
+from ltx2.pipelines.components.gemma import load_gemma, read_gemma
 
 IDS = np.array([2, 288, 336, 396, 317, 40, 7, 101, 300], np.int32)
 
@@ -52,7 +52,7 @@ def windowed(model, window):
 
 @pytest.mark.parametrize("window", [512, 4])
 def test_the_cache_changes_no_logits(gemma, backend, window):
-    model = windowed(load_gemma(read_gemma_directory(gemma), backend, "fp32"), window)
+    model = windowed(load_gemma(read_gemma(gemma), backend, "fp32"), window)
     memory = GemmaMemory.empty(model)
     for count in (3, *range(4, 10)):
         new = IDS[memory.tokens : count]
@@ -76,7 +76,7 @@ def test_logits_and_greedy_text_are_those_of_transformers(gemma, backend, window
     language = {k.removeprefix("language_model."): v for k, v in stored.items() if "language" in k}
     theirs.load_state_dict(language, strict=False)
     theirs.tie_weights()
-    ours = windowed(load_gemma(read_gemma_directory(gemma), backend, "fp32"), window)
+    ours = windowed(load_gemma(read_gemma(gemma), backend, "fp32"), window)
     ids = IDS
     for token in itertools.islice(sample_tokens(ours, IDS, Sampling(0), 0), 12):
         with torch.no_grad():
@@ -271,7 +271,7 @@ def test_settings_out_of_range_are_refused(options, message):
 
 
 def test_overflow_is_an_error(gemma, backend):
-    model = load_gemma(read_gemma_directory(gemma), backend, "fp32")
+    model = load_gemma(read_gemma(gemma), backend, "fp32")
     model.norm.weight = model.norm.weight * float("nan")
     with pytest.raises(UserError, match="not finite; run it in bf16 or fp32"):
         next(sample_tokens(model, IDS, Sampling(), 0))

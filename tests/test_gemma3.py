@@ -11,10 +11,11 @@ import pytest
 
 from ltx2 import ops
 from ltx2.errors import UserError
-from ltx2.models.gemma3 import Gemma3, host_bias, host_tables
+from ltx2.models.gemma3 import Gemma3
 from ltx2.models.gemma_config import RopeScale
+from ltx2.models.gemma_tower import host_bias, host_tables
 from ltx2.models.tokenizer import Prompt
-from ltx2.pipelines.components.gemma import load_gemma, read_gemma_directory
+from ltx2.pipelines.components.gemma import load_gemma, read_gemma
 from ltx2.pipelines.components.text import encode_states
 
 IDS = np.array([[2, 288, 336, 396, 317, 40, 7, 101, 300]], np.int32)
@@ -22,7 +23,7 @@ IDS = np.array([[2, 288, 336, 396, 317, 40, 7, 101, 300]], np.int32)
 
 @pytest.fixture
 def directory(golden):
-    return read_gemma_directory(golden / "checkpoints" / "gemma-3-tiny")
+    return read_gemma(golden / "checkpoints" / "gemma-3-tiny")
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_newer_tensor_names_load_to_the_same_states(directory, copy, backend):
     (copy / "model.safetensors.index.json").unlink()
     save_file(tensors, copy / "model.safetensors")
     a = load_gemma(directory, backend, "fp32")(IDS)[-1]
-    b = load_gemma(read_gemma_directory(copy), backend, "fp32")(IDS)[-1]
+    b = load_gemma(read_gemma(copy), backend, "fp32")(IDS)[-1]
     np.testing.assert_array_equal(backend.numpy(a), backend.numpy(b))
 
 
@@ -131,7 +132,7 @@ def test_a_foreign_tokenizer_is_named(directory, backend):
 def test_a_missing_file_is_named(copy, name, message):
     (copy / name).unlink()
     with pytest.raises(UserError, match=message) as error:
-        read_gemma_directory(copy)
+        read_gemma(copy)
     assert "\n" not in str(error.value)
 
 
@@ -139,26 +140,25 @@ def test_a_directory_without_weights_says_so(copy):
     for path in copy.glob("model*"):
         path.unlink()
     with pytest.raises(UserError, match=r"has no \.safetensors file"):
-        read_gemma_directory(copy)
+        read_gemma(copy)
 
 
 def test_a_missing_tensor_is_named(copy):
     index = copy / "model.safetensors.index.json"
     edit_json(index, lambda c: c.update(weight_map={"x": "model-00001-of-00002.safetensors"}))
-    directory = read_gemma_directory(copy)
+    directory = read_gemma(copy)
     with pytest.raises(UserError, match=r"12 tensors are missing: .*layers.5.self_attn.q_proj"):
         directory.match(Gemma3.declare(directory.config))
 
 
-def test_an_absent_directory_and_a_packed_file_are_refused(tmp_path):
+def test_an_absent_directory_and_a_file_that_is_no_text_encoder_are_refused(golden, tmp_path):
     with pytest.raises(FileNotFoundError, match="Gemma 3 directory"):
-        read_gemma_directory(tmp_path / "none")
-    (tmp_path / "packed.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"Gemma 4 .* not built yet"):
-        read_gemma_directory(tmp_path / "packed.safetensors")
+        read_gemma(tmp_path / "none")
+    with pytest.raises(UserError, match=r"has no 'gemma_config' in its metadata"):
+        read_gemma(golden / "checkpoints" / "ltx-2-tiny.safetensors")
 
 
 def test_a_config_that_is_not_json_is_refused(copy):
     (copy / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config.json is not JSON"):
-        read_gemma_directory(copy)
+        read_gemma(copy)

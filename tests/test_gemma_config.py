@@ -56,7 +56,7 @@ def test_a_text_only_config_is_accepted():
     ("config", "message"),
     [
         ({"model_type": "llama"}, "model_type=llama is not a text encoder"),
-        ({"model_type": "gemma4_unified"}, "Gemma 4 .* not built yet"),
+        ({"model_type": "gemma4"}, "model_type=gemma4 is not a text encoder of LTX-2"),
         (changed(attn_logit_softcapping=50.0), "attn_logit_softcapping=50.0 is not supported"),
         (changed(use_bidirectional_attention=True), "use_bidirectional_attention=True"),
         (changed(rope_scaling={"rope_type": "yarn"}), "rope_type=yarn"),

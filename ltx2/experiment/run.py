@@ -17,6 +17,7 @@ from ltx2.experiment.metrics.sink import MetricSink
 from ltx2.experiment.progress_bar import RunBar
 from ltx2.experiment.record import (
     build_record,
+    private_record,
     to_json,
     write_record,
     write_text,
@@ -35,6 +36,7 @@ from ltx2.pipelines.progress import Quiet
 from ltx2.pipelines.resident import Resident
 from ltx2.pipelines.runner import Runner
 from ltx2.pipelines.settings import Settings
+from ltx2.pipelines.timed import timed_plan
 from ltx2.pipelines.unfinished import unfinished
 from ltx2.pipelines.watching import StageWatch
 from ltx2.weights.dtype_policy import COMPONENTS, dtype_policy
@@ -61,10 +63,17 @@ def generate(
     """
     plan = make_plan(settings)
     keeping, resident = _kept(plan, extras)
+    backend = None
+    if plan.wants_duration:
+        backend = make_backend()
+        dtypes = component_dtypes(plan.settings, backend)
+        plan, keeping = timed_plan(plan, backend, dtypes, keeping, resident)
     runners: list[Runner] = []
     clip = _clip(plan, folder, lambda: runners[0].outcome.seams)
     sink = MetricSink(_sink(plan, folder), extras.metrics, clip)
-    backend = make_backend()
+    if any(metric.watches_steps for metric in extras.metrics.values()):
+        keeping = dataclasses.replace(keeping, steps_wanted=True)
+    backend = backend or make_backend()
     dtypes = component_dtypes(plan.settings, backend)
     log.info("%s", describe(plan, dtypes))
     check_writable(folder)
@@ -103,7 +112,8 @@ def generate(
                 diary.measured()
                 final = record("completed")
                 if sink.carries_comment:
-                    write_comment(sink.path, to_json(final))
+                    shared = private_record(final) if plan.settings.output.private else final
+                    write_comment(sink.path, to_json(shared))
             except KeyboardInterrupt:
                 final = record("interrupted", **partial)
                 write_record(folder, final)

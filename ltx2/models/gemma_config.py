@@ -1,14 +1,14 @@
-"""Architecture of a Gemma 3 text tower, read from the `config.json` beside its weights.
+"""Architecture of a Gemma text tower, read from the config that comes with its weights.
 
 Published files leave out values that equal the model family's own defaults; those defaults are
-the ones of spec text.md section 3. Sizes that differ between family members have none.
+the ones of spec text.md sections 3 and 4. Sizes that differ between family members have none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ltx2.errors import UserError
 
@@ -24,10 +24,29 @@ REQUIRED = {
 
 @dataclass(frozen=True)
 class RopeScale:
-    """Rotary base, and the divisor of the positions (linear scaling; 1 is none)."""
+    """Rotary base, the divisor of the positions (linear scaling; 1 is none), and the share of a
+    head's channels that turn, those of the highest frequencies."""
 
     theta: float
     factor: float
+    share: float = 1.0
+
+
+class TextConfig(Protocol):
+    """What every text tower's config tells; `kind` is a layer type, `window` is in tokens."""
+
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def vocabulary(self) -> int: ...
+    @property
+    def window(self) -> int | None: ...
+    @property
+    def layer_types(self) -> tuple[str, ...]: ...
+    @property
+    def feature_width(self) -> int: ...
+    def width(self, kind: str) -> int: ...
+    def rope(self, kind: str) -> RopeScale: ...
 
 
 @dataclass(frozen=True)
@@ -52,16 +71,23 @@ class GemmaConfig:
         """Values per token that the text projections read: all hidden states, flattened."""
         return self.hidden * (len(self.layer_types) + 1)
 
+    def width(self, kind: str) -> int:
+        """Channels per head."""
+        return self.head_dim
+
+    def rope(self, kind: str) -> RopeScale:
+        return self.local_rope if kind == LOCAL else self.global_rope
+
     @classmethod
     def from_metadata(cls, config: Mapping[str, Any]) -> GemmaConfig:
         """From the parsed `config.json`, multimodal (`text_config` inside) or text only.
 
         Raises UserError for another model family, a missing size or an unsupported switch.
         """
-        check_family(config)
+        check_family(config, MODEL_TYPES)
         section = config.get("text_config", config)
-        _check_required(section)
-        size = {key: _size(section, key) for key in _SIZES}
+        check_required(section, REQUIRED)
+        size = {key: read_size(section, key) for key in SIZES}
         return cls(
             hidden=size["hidden_size"],
             intermediate=size["intermediate_size"],
@@ -71,14 +97,14 @@ class GemmaConfig:
             vocabulary=int(section.get("vocab_size", 262208)),
             eps=float(section.get("rms_norm_eps", 1e-6)),
             query_scalar=float(section.get("query_pre_attn_scalar", 256)),
-            window=_window(section),
-            layer_types=_layer_types(section, size["num_hidden_layers"]),
+            window=read_window(section),
+            layer_types=read_layer_types(section, size["num_hidden_layers"]),
             local_rope=_rope(section, LOCAL, "rope_local_base_freq", 1e4),
             global_rope=_rope(section, GLOBAL, "rope_theta", 1e6),
         )
 
 
-_SIZES = (
+SIZES = (
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -87,42 +113,38 @@ _SIZES = (
 )
 
 
-def check_family(config: Mapping[str, Any]) -> None:
-    """Raise UserError unless `model_type` is Gemma 3."""
+def check_family(config: Mapping[str, Any], accepted: Sequence[str]) -> None:
+    """Raise UserError unless `model_type` is one of `accepted`."""
     family = config.get("model_type")
-    if str(family).startswith("gemma4"):
+    if family not in accepted:
         raise UserError(
-            f"model_type={family}: Gemma 4 text encoders (LTX-2.5) are not built yet;"
-            " use an LTX-2 or LTX-2.3 model with its Gemma 3 directory"
-        )
-    if family not in MODEL_TYPES:
-        raise UserError(
-            f"model_type={family} is not a text encoder of LTX-2; use a Gemma 3 12B directory"
-            f" (model_type {' or '.join(MODEL_TYPES)})"
+            f"model_type={family} is not a text encoder of LTX-2; use the Gemma 3 12B directory"
+            " (LTX-2, LTX-2.3: model_type gemma3) or LTX-2.5's own Gemma 4 (gemma4_unified)"
         )
 
 
-def _check_required(section: Mapping[str, Any]) -> None:
-    for key, value in REQUIRED.items():
+def check_required(section: Mapping[str, Any], required: Mapping[str, Any]) -> None:
+    """Raise UserError for a switch whose only supported value is another; absent means it."""
+    for key, value in required.items():
         given = section.get(key, value)
-        if given != value and not (value is False and given is None):
+        if given != value and not (not value and given is None):
             raise UserError(f"Gemma config {key}={given} is not supported; it must be {value}")
 
 
-def _size(section: Mapping[str, Any], key: str) -> int:
+def read_size(section: Mapping[str, Any], key: str) -> int:
     if key not in section:
         raise UserError(f"Gemma config.json has no '{key}'; download the file again")
     return int(section[key])
 
 
-def _window(section: Mapping[str, Any]) -> int | None:
+def read_window(section: Mapping[str, Any]) -> int | None:
     if "sliding_window" not in section:
         raise UserError("Gemma config.json has no 'sliding_window'; download the file again")
     window = section["sliding_window"]
     return None if window is None else int(window)
 
 
-def _layer_types(section: Mapping[str, Any], layers: int) -> tuple[str, ...]:
+def read_layer_types(section: Mapping[str, Any], layers: int) -> tuple[str, ...]:
     types = section.get("layer_types")
     if types is None:
         pattern = section.get("sliding_window_pattern", section.get("_sliding_window_pattern", 6))

@@ -14,7 +14,8 @@ import numpy as np
 
 from ltx2 import ops
 from ltx2.errors import UserError
-from ltx2.models.gemma3 import Gemma3, KeyValues
+from ltx2.models.gemma3 import Gemma3
+from ltx2.models.gemma_tower import KeyValues
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,17 @@ from typing import Any
 import numpy as np
 
 from ltx2.diffusion.noise import Replay
+from ltx2.parity.defined import DefinedNoise
 from ltx2.parity.registry import Case, Outputs, component
 from ltx2.pipelines.catalogue import load_pipeline, load_schedules
+from ltx2.pipelines.components.gemma import is_packed
 from ltx2.pipelines.planning import make_plan
-from ltx2.pipelines.runner import Runner
+from ltx2.pipelines.requirements import WANTED_PARTS
+from ltx2.pipelines.runner import NOTHING_KEPT, Runner
 from ltx2.pipelines.settings import (
     ConditioningSettings,
+    DecoderSettings,
+    DurationSettings,
     GuidanceSettings,
     InputSettings,
     LoraSettings,
@@ -26,9 +31,12 @@ from ltx2.pipelines.settings import (
     StreamGuidance,
     TilingSettings,
 )
+from ltx2.pipelines.timed import timed_plan
 from ltx2.weights.checkpoint import identify, upsampling
 from ltx2.weights.dtype_policy import dtype_policy
 from ltx2.weights.header import read_header
+
+DEFINED = "noise_block"
 
 
 class Memory:
@@ -54,12 +62,17 @@ def _files(case: Case) -> dict[str, ModelFile]:
             roles["text_encoder"] = ModelFile(str(path))
             continue
         header = read_header(path)
-        kind = identify(header).kind
-        if kind == "model":
+        kind, parts = identify(header).kind, identify(header).names
+        if is_packed(header):
+            roles["text_encoder"] = ModelFile(str(path))
+        elif kind == "model":
             roles["checkpoint"] = ModelFile(str(path))
         elif kind == "upsampler":
             role = "temporal" if "temporal" in str(upsampling(header)) else "spatial"
             roles[f"{role}_upscaler"] = ModelFile(str(path))
+        else:
+            held = {role for role, part in WANTED_PARTS.items() if part in parts}
+            roles |= dict.fromkeys(held, ModelFile(str(path)))
     distilled = case.settings.get("distilled_lora")
     if distilled:
         roles["distilled_lora"] = ModelFile(str(case.root / distilled["file"]))
@@ -132,7 +145,13 @@ def _input(case: Case) -> InputSettings:
 
 def _model(case: Case) -> ModelSettings:
     kind = "dev" if "distilled_lora" in case.settings else "any"
-    return ModelSettings(name=case.id, kind=kind, files=_files(case))
+    # What differs by generation comes from the checkpoint's version, as in model=path.
+    return ModelSettings(name=case.id, kind=kind, release="auto", files=_files(case))
+
+
+def _decoder(case: Case) -> DecoderSettings:
+    """Diffusion decoders, whose noise is defined, were recorded with the reference's border."""
+    return DecoderSettings(border="replicate" if DEFINED in case.inputs else None)
 
 
 def case_settings(case: Case, name: str) -> Settings:
@@ -144,7 +163,10 @@ def case_settings(case: Case, name: str) -> Settings:
         )
         for lora in given.get("loras", [])
     }
-    sampler = given.get("sampler", "res_2s" if name == "two_stage_hq" else "euler")
+    low, high = 1.0, 20.0
+    frames = given.get("num_frames")
+    if isinstance(frames, dict):
+        (low, high), frames = frames["auto"], "auto"
     schedules = load_schedules()
     if "stage_2_sigmas" in given:
         schedules["stage2"] = [float(s) for s in given["stage_2_sigmas"]]
@@ -154,7 +176,9 @@ def case_settings(case: Case, name: str) -> Settings:
         seed=given["seed"],
         height=given.get("height"),
         width=given.get("width"),
-        frames=given.get("num_frames"),
+        frames=frames,
+        duration=DurationSettings(low, high),
+        generated_keyframes=given.get("generated_keyframes") or 0,
         fps=given.get("frame_rate"),
         # Random weights make pictures that no check should judge.
         checks="off",
@@ -162,9 +186,10 @@ def case_settings(case: Case, name: str) -> Settings:
         model=_model(case),
         pipeline=load_pipeline(name),
         scheduler=_scheduler(case, name),
-        sampler=SamplerSettings(kind=sampler),
+        sampler=SamplerSettings(kind="res_2s" if name == "two_stage_hq" else "auto"),
         guidance=_guidance(case),
         tiling=TilingSettings(mode="off"),
+        decoder=_decoder(case),
         lora=loras,
         conditioning=_conditions(case),
         input=_input(case),
@@ -176,13 +201,18 @@ def run_pipeline(case: Case, name: str) -> Outputs:
     """Run the case and collect every observed value, thinned as the recording is."""
     plan = make_plan(case_settings(case, name))
     dtypes = dtype_policy(case.backend, case.dtype)
+    plan, keeping = timed_plan(plan, case.backend, dtypes, NOTHING_KEPT)
     seen: Outputs = {}
     draws = [case.inputs[key] for key in sorted(case.inputs) if key.startswith("noise.")]
+    defined = case.inputs.get(DEFINED)
+    noise = Replay(draws) if defined is None else DefinedNoise(defined)
     sink = Memory()
-    runner = Runner(plan, case.backend, dtypes, noise=Replay(draws), observe=seen.__setitem__)
+    runner = Runner(
+        plan, case.backend, dtypes, noise=noise, observe=seen.__setitem__, keeping=keeping
+    )
     runner.run(sink)
     for key, value in list(seen.items()):
-        if key.endswith(".latent") or key == "upsampled":
+        if key.endswith((".latent", ".generated_keyframes")) or key == "upsampled":
             # (B, F, H, W, C) -> (B, C, F, H, W) and (B, T, M, C) -> (B, C, T, M)
             seen[key] = np.moveaxis(value, -1, 1)
     step = case.settings.get("stored_frame_stride", 1)

@@ -14,6 +14,7 @@ from ltx2.diffusion.appended import (
     AttentionStrength,
     AudioReference,
     KeyframeIndex,
+    KeyframeSlots,
     Reference,
 )
 from ltx2.diffusion.conditioning import LatentIndex, MaskedLatent
@@ -68,6 +69,8 @@ def condition_items(plan: Plan, stage: StagePlan, start: Latents, encode: Encodi
     if "source" in stage.settings.conditions:
         whole = ConditioningSettings(kind="reference", path=plan.settings.input.video)
         items.append(_reference(whole, plan, stage, encode))
+    if stage.settings.keyframe_slots and plan.keyframe_slots:
+        items.append(KeyframeSlots(plan.keyframe_slots, plan.frames, plan.fps, plan.scale))
     return items
 
 
@@ -93,7 +96,7 @@ class Encoding:
         if latent is not None:
             return latent
         if self._encoder is None:
-            header = self._plan.headers["checkpoint"]
+            header = self._plan.header_of("video_vae")
             load = partial(load_video_encoder, header, self._backend, self._dtype)
             self._encoder = self._part("video encoder", header, self._dtype, load)
         latent = encode_clip(self._encoder, pixels, self._plan, self._backend, self._dtype)

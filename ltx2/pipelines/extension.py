@@ -81,6 +81,15 @@ def output_frames(plan: Plan) -> int:
     return read_metadata(plan.settings.input.video).frames + plan.frames - overlap_frames(plan)
 
 
+def joined_seams(plan: Plan, frames: list[int]) -> list[int]:
+    """Frames of the joined clip that `frames` of the generated one become."""
+    overlap = overlap_frames(plan)
+    if plan.settings.input.side == "before":
+        return [frame for frame in frames if frame < plan.frames - overlap]
+    shift = output_frames(plan) - plan.frames
+    return [frame + shift for frame in frames if frame > overlap]
+
+
 def joined_frames(
     plan: Plan, given: Iterator[np.ndarray], made: Iterator[np.ndarray]
 ) -> Iterator[np.ndarray]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ltx2.errors import MissingFile
 from ltx2.pipelines.settings import LoraSettings, ModelFile, Settings
+from ltx2.weights.hub_cache import cached
 
 PACKAGE = "package:"
 _PACKAGE_FOLDER = Path(__file__).parent.parent
@@ -27,15 +28,38 @@ class Wanted:
         return next((place for place in self.places if place.exists()), None)
 
 
-def places(file: str, folder: Path) -> tuple[Path, ...]:
-    """Where `file` may stand: in the package, at its own path, or below the models folder."""
+def places(file: str, folder: Path, source: str = "") -> tuple[Path, ...]:
+    """Where `file` may stand: in the package, at its own path, below the models folder, or cached.
+
+    `folder` may also be that of ComfyUI, or its models. `source` is the repository on the Hub.
+    """
     if file.startswith(PACKAGE):
         return (_PACKAGE_FOLDER / file.removeprefix(PACKAGE),)
     path = Path(file).expanduser()
     if path.is_absolute():
         return (path,)
-    # Repositories are often cloned as folders, so the bare name is tried below them too.
-    return (folder / path, path, *sorted(folder.glob(f"*/{path}")))
+    # Repositories are often cloned as folders, and ComfyUI has one per kind of file, with
+    # folders of the user's own in them: so the bare name is tried below them too.
+    below = [
+        found
+        for pattern in (f"*/{path}", path.name, f"*/{path.name}", f"*/*/{path.name}")
+        for found in sorted(folder.glob(pattern))
+    ]
+    hub = cached(source, name_on_hub(ModelFile(file, source))) if source else ()
+    return tuple(dict.fromkeys((folder / path, path, *below, *hub)))
+
+
+def name_on_hub(file: ModelFile) -> str:
+    """The path of a file within its repository; empty if it is the whole repository."""
+    path = Path(file.file)
+    if path.suffix != ".safetensors":
+        return ""
+    return path.name if path.is_absolute() else path.as_posix()
+
+
+def download_target(file: ModelFile, folder: Path) -> Path:
+    """Where a file, or the folder of a repository, is put when it is downloaded."""
+    return folder / Path(file.file).expanduser()
 
 
 def media_path(path: str) -> str:
@@ -72,9 +96,16 @@ def recorded_settings(settings: Settings) -> dict[str, Any]:
     return asdict(with_media_paths(settings, recorded_path))
 
 
+# Files that together are the model: one, or one per component.
+MODEL_ROLES = ("checkpoint", "video_vae", "audio_vae")
+
+
 def needed_roles(settings: Settings) -> list[str]:
     """Roles of the model's files that the pipeline's stages use, in the order of use."""
-    roles = ["checkpoint"]
+    files = settings.model.files
+    roles = ["checkpoint", *(r for r in MODEL_ROLES[1:] if files.get(r, ModelFile()).file)]
+    if settings.frames == "auto":
+        roles.append("duration_head")
     if any(stage.do == "sample" for stage in settings.pipeline.stages):
         roles.append("text_encoder")
     for stage in settings.pipeline.stages:
@@ -85,18 +116,23 @@ def needed_roles(settings: Settings) -> list[str]:
     return list(dict.fromkeys(roles))
 
 
-def find_files(settings: Settings) -> dict[str, Path]:
-    """Paths by role, LoRAs as `lora.<name>`. Raises MissingFile with a table of what is absent."""
+def wanted_files(settings: Settings) -> list[Wanted]:
+    """The files that the pipeline's stages use, LoRAs as `lora.<name>`, and where they may be."""
     folder = Path(settings.paths.models).expanduser()
-    wanted = []
-    for role in needed_roles(settings):
-        file = settings.model.files.get(role, ModelFile())
-        wanted.append(Wanted(role, file, places(file.file, folder) if file.file else ()))
-    for name, lora in settings.lora.items():
-        file = ModelFile(lora.file, lora.source)
-        wanted.append(Wanted(f"lora.{name}", file, places(lora.file, folder) if lora.file else ()))
+    files = {r: settings.model.files.get(r, ModelFile()) for r in needed_roles(settings)}
+    files |= {f"lora.{n}": ModelFile(lora.file, lora.source) for n, lora in settings.lora.items()}
+    return [
+        Wanted(role, file, places(file.file, folder, file.source) if file.file else ())
+        for role, file in files.items()
+    ]
+
+
+def find_files(settings: Settings) -> dict[str, Path]:
+    """Paths by role. Raises MissingFile with a table of what is absent."""
+    wanted = wanted_files(settings)
     absent = [w for w in wanted if w.found is None]
     if absent:
+        folder = Path(settings.paths.models).expanduser()
         raise MissingFile(_absent_message(settings.model.name, absent, folder))
     return {w.role: w.found for w in wanted if w.found is not None}
 
@@ -112,18 +148,23 @@ def _absent_message(model: str, absent: list[Wanted], folder: Path) -> str:
         lines.append(f"    looked for: {', '.join(str(p) for p in want.places)}")
         if want.file.source:
             lines.append(f"    get it: {_command(want.file, folder)}")
+    if any(want.file.source for want in absent):
+        lines.append("  add download=true to fetch them now, or: ltx2 pull MODEL --pipeline NAME")
     lines.append(
-        f"  put the files into {folder} (or set paths.models=FOLDER);"
+        f"  put the files into {folder} (or set paths.models=FOLDER, which may be ComfyUI's);"
         " model=pocket needs no download"
     )
     return "\n".join(lines)
 
 
 def _command(file: ModelFile, folder: Path) -> str:
-    target = folder / file.file
     if "." not in Path(file.file).name:
-        return f"hf download {file.source} --local-dir {target}"
-    return f"hf download {file.source} {Path(file.file).name} --local-dir {target.parent}"
+        return f"hf download {file.source} --local-dir {folder / file.file}"
+    if Path(file.file).is_absolute():
+        name, target = Path(file.file).name, Path(file.file).parent
+    else:
+        name, target = file.file, folder
+    return f"hf download {file.source} {name} --local-dir {target}"
 
 
 def active_loras(loras: dict[str, LoraSettings]) -> dict[str, LoraSettings]:

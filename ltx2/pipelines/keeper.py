@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ltx2.models.diffusion_decoder_config import DiffusionDecoderConfig
 from ltx2.ops import Array
 from ltx2.pipelines.checks import Checks
 from ltx2.pipelines.components.text import TextContext
@@ -30,11 +31,15 @@ STEPS = np.float32(65535)
 @dataclass(frozen=True)
 class Keeping:
     """Where a run keeps results. `weights` identifies weight files; frames of clips of at most
-    `media_bytes` (16-bit) are kept, too."""
+    `media_bytes` (16-bit) are kept, too. `texts` are contexts, and the enhanced prompt, by whether
+    they are of the negative prompt, that were encoded before the run. `steps_wanted`: the latents
+    of every step are looked at, so that sampling stages must run."""
 
     store: Store | None = None
     weights: FileIdentity = weights_identity
     media_bytes: float = 0
+    texts: Mapping[bool, tuple[TextContext, str | None]] = field(default_factory=dict)
+    steps_wanted: bool = False
 
 
 class Keeper:
@@ -48,14 +53,16 @@ class Keeper:
         self.keys: Keys | None = None
         if given.store is not None:
             self.keys = Keys(plan, device_identity(backend), dtypes, given.weights)
-        self._media_bytes = given.media_bytes
-        self._draws = draws_noise(plan)
+        self._media_bytes, self._texts = given.media_bytes, given.texts
+        self._steps_wanted = given.steps_wanted or plan.settings.save_steps
+        self.draws = draws_noise(plan)
         self.reuse = self._reuse()
         self.seams: tuple[list[int], list[int], list[int]] = ([], [], [])
 
     def _reuse(self) -> Reuse:
         if self.keys is not None:
-            return plan_reuse(self._plan, self.keys, self.store, self._draws)
+            wanted = self._steps_wanted
+            return plan_reuse(self._plan, self.keys, self.store, self.draws, wanted)
         stages = [s for s in self._plan.stages if s.settings.do != "decode"]
         parts = {p for s in self._plan.stages if s.settings.do == "decode" for p in decode_parts(s)}
         return Reuse(computed={s.name for s in stages} | parts)
@@ -67,7 +74,7 @@ class Keeper:
         if name not in (SOUND, PICTURE):
             return self.keys.latents(name)
         stage = next(s for s in self._plan.stages if s.settings.do == "decode")
-        return self.keys.sound(stage) if name == SOUND else self.keys.picture(stage, self._draws)
+        return self.keys.sound(stage) if name == SOUND else self.keys.picture(stage, self.draws)
 
     def find(self, name: str) -> Entry | None:
         """The entry of a stage, if there is one."""
@@ -83,6 +90,8 @@ class Keeper:
 
     def text(self, negative: bool) -> tuple[TextContext, str | None] | None:
         """(contexts, enhanced prompt) of a prompt, if they are there."""
+        if negative in self._texts:
+            return self._texts[negative]
         entry = None if self.keys is None else self.store.find(self.keys.text(negative))
         if entry is None:
             return None
@@ -219,7 +228,9 @@ def draws_noise(plan: Plan) -> bool:
     """Whether the video decoder adds noise, so that its result depends on the run's stream."""
     if not any(s.settings.video_from for s in plan.stages if s.settings.do == "decode"):
         return False
-    config = decoder_config(plan.headers["checkpoint"])
+    config = decoder_config(plan.header_of("video_vae"))
+    if isinstance(config, DiffusionDecoderConfig):
+        return True
     return config.timestep_conditioning or any(block.inject_noise for block in config.blocks)
 
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from ltx2.pipelines.conditions import stage_conditions
 from ltx2.pipelines.decode_stage import INPUT
+from ltx2.pipelines.decoding import border_of
 from ltx2.pipelines.extension import overlap_frames
+from ltx2.pipelines.files import MODEL_ROLES
 from ltx2.pipelines.identity import (
     FileIdentity,
     content_hash,
@@ -23,6 +25,7 @@ from ltx2.pipelines.identity import (
 )
 from ltx2.pipelines.loras import reference_scales, stage_loras
 from ltx2.pipelines.plan import Plan, StagePlan
+from ltx2.pipelines.quantisation import block_quantisation, text_quantisation
 from ltx2.pipelines.windows import windows
 
 # What of a stage's settings decides its result directly; the rest enters as keys of other stages,
@@ -54,6 +57,7 @@ class Keys:
             "prompt": settings.negative_prompt if negative else settings.prompt,
             "text_encoder": self._weights(files["text_encoder"]),
             "dtypes": [self._dtypes[name] for name in ("text_encoder", "connectors")],
+            "quantisation": text_quantisation(settings),
         }
         if settings.enhance.enabled and not negative:
             read["enhance"] = asdict(settings.enhance)
@@ -94,6 +98,7 @@ class Keys:
             "latents": self.latents(str(source)),
             "dtype": self._dtypes["video_vae"],
             "tiling": [plan.settings.tiling.mode, plan.tiling],
+            "border": border_of(plan.settings.decoder),
         }
         if draws_noise:
             read["noise"] = self._noise_before(stage)
@@ -147,6 +152,7 @@ class Keys:
             "loras": self._loras(stage),
             "tiles": None if stage.tiles is None else stage.tiles.axes,
             "dtype": self._dtypes["transformer"],
+            "quantisation": block_quantisation(plan.settings),
             "model streams": plan.streams,
         }
         return read | self._special(stage)
@@ -165,6 +171,8 @@ class Keys:
             read["source"] = content_hash(given.video)
         if "mask" in own.conditions and given.mask:
             read["mask"] = content_hash(given.mask)
+        if own.keyframe_slots and plan.keyframe_slots:
+            read["keyframe slots"] = plan.keyframe_slots
         if own.region:
             read["region"] = [given.start, given.end, sorted(given.regenerate)]
         if own.freeze or own.region:
@@ -219,4 +227,5 @@ class Keys:
 
     @cached_property
     def _checkpoint(self) -> str:
-        return self._weights(self._plan.files["checkpoint"])
+        parts = [self._plan.files[role] for role in MODEL_ROLES if role in self._plan.files]
+        return digest([self._weights(part) for part in parts])

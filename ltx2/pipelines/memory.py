@@ -8,8 +8,10 @@ from typing import Any
 
 from ltx2.errors import UserError, nearest
 from ltx2.pipelines.plan import Plan
+from ltx2.pipelines.quantisation import block_quantisation
 from ltx2.pipelines.settings import MemorySettings, Settings
-from ltx2.weights.checkpoint import identify
+from ltx2.weights.checkpoint import component_of
+from ltx2.weights.quantise import held_bytes
 from ltx2.weights.streaming import DISK, RAM, Streaming
 
 log = logging.getLogger(__name__)
@@ -77,13 +79,13 @@ def place(
 
 def transformer_bytes(plan: Plan, dtype: str) -> tuple[int, int]:
     """Bytes of the transformer's weights, and of what a call of it needs beside them."""
-    item = ITEM_BYTES[dtype]
-    found = identify(plan.headers["checkpoint"]).parts
-    parameters = sum(part.parameters for part in found if part.name == "transformer")
+    item, header = ITEM_BYTES[dtype], plan.headers["checkpoint"]
+    names = [name for name in header.tensors if component_of(name) == "transformer"]
+    weights = held_bytes(header, names, block_quantisation(plan.settings), item)
     tokens = max(stage.tokens_per_call for stage in plan.stages if stage.sigmas is not None)
     config = plan.transformer
     rows = tokens * config.video.width + plan.audio_length * config.audio.width
-    return parameters * item, round(rows * item * ROWS_AT_ONCE * PASSES)
+    return weights, round(rows * item * ROWS_AT_ONCE * PASSES)
 
 
 def tell(placement: Placement) -> None:

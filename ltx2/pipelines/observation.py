@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ltx2.diffusion.loop import Denoised
-from ltx2.diffusion.state import LatentState
+from ltx2.diffusion.state import LatentState, generated_keyframes
 from ltx2.pipelines.denoiser import Denoiser
 from ltx2.pipelines.latents import STREAMS, Latents
 from ltx2.pipelines.plan import StagePlan
@@ -57,6 +57,12 @@ class Observer:
             return result
 
         return call
+
+    def keyframes(self, states: dict[str, LatentState | None]) -> None:
+        """The frames that finished states generated beside the clip, if any."""
+        video = states["video"]
+        if video is not None and video.slots is not None:
+            self._show("video.generated_keyframes", generated_keyframes(video))
 
     def latents(self, latents: Latents) -> None:
         """The result of a sampling stage; ends the stage."""

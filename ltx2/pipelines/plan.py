@@ -12,6 +12,7 @@ from ltx2.models.transformer_config import TransformerConfig
 from ltx2.pipelines.components.audio import AudioGeometry
 from ltx2.pipelines.guidance import GuidancePair
 from ltx2.pipelines.settings import Settings, StageSettings
+from ltx2.weights.checkpoint import Part, split_parts
 from ltx2.weights.header import Header
 
 if TYPE_CHECKING:
@@ -75,6 +76,18 @@ class Plan:
     tiling: Tiling | None = None  # None decodes the clip whole
     notices: tuple[str, ...] = ()
     joined_frames: int | None = None  # frames of a given clip and its continuation
+    wants_duration: bool = False  # `frames` is the most there may be: the prompt decides
+    keyframe_slots: tuple[int, ...] = ()  # frames generated beside the clip
+
+    def header_of(self, role: str) -> Header:
+        """The file that holds a part of the model: its own, or the whole model's."""
+        return self.headers.get(role, self.headers["checkpoint"])
+
+    @property
+    def model_parts(self) -> dict[str, Part]:
+        """The model's components by name; those of a file of their own replace the model file's."""
+        headers = (self.header_of(role) for role in ("checkpoint", "video_vae", "audio_vae"))
+        return {part.name: part for header in headers for part in split_parts(header)}
 
     @property
     def audio_length(self) -> int:

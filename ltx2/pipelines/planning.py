@@ -18,23 +18,27 @@ from ltx2.models.latents import (
 from ltx2.pipelines.components.audio import audio_geometry
 from ltx2.pipelines.components.transformer import transformer_config
 from ltx2.pipelines.components.upsampler import upsampled_grid, upsampler_kind
-from ltx2.pipelines.components.video import video_scale
-from ltx2.pipelines.decoding import decode_tiling
+from ltx2.pipelines.components.video import decoder_config, video_scale
+from ltx2.pipelines.decoding import check_decoder, decode_tiling
 from ltx2.pipelines.denoise_tiles import stage_tiles, tile_notices
+from ltx2.pipelines.durations import check_frames, most_frames, wants_duration
 from ltx2.pipelines.extension import output_frames
 from ltx2.pipelines.files import find_files, with_media_paths
 from ltx2.pipelines.guidance import GuidancePair, check_model_takes_guidance, resolve_guidance
 from ltx2.pipelines.inputs import check_inputs
 from ltx2.pipelines.loras import check_lora_settings
+from ltx2.pipelines.memory import check_memory
 from ltx2.pipelines.plan import Plan, StagePlan
 from ltx2.pipelines.presets import warn_of_other_release, with_release
+from ltx2.pipelines.quantisation import check_quantisation
 from ltx2.pipelines.ranges import check_ranges
 from ltx2.pipelines.requirements import check_files, read_headers
-from ltx2.pipelines.sampling import check_unconditional, stage_sampler
+from ltx2.pipelines.sampling import check_unconditional, stage_sampler, with_sampler
 from ltx2.pipelines.saved import check_saved, with_saved_size
 from ltx2.pipelines.schedules import check_schedule_of_model, stage_sigmas
 from ltx2.pipelines.settings import Settings, StageSettings
 from ltx2.pipelines.sizes import check_capacity, check_sound_length, size_on_grid
+from ltx2.pipelines.slots import keyframe_slots
 from ltx2.pipelines.watching import check_watching
 from ltx2.pipelines.windows import check_window, windows
 from ltx2.weights.header import Header
@@ -50,17 +54,23 @@ def make_plan(settings: Settings) -> Plan:
     settings = with_media_paths(with_release(settings))
     settings = fill_preset(with_input_size(with_saved_size(settings)))
     check_ranges(settings)
+    check_frames(settings)
     check_lora_settings(settings)
+    check_memory(settings)
     check_model_takes_guidance(settings)
     check_schedule_of_model(settings)
     files = find_files(settings)
     headers = read_headers(files)
     checkpoint = headers["checkpoint"]
     check_files(settings, files, headers)
+    check_quantisation(settings, files, headers)
     warn_of_other_release(settings.model, checkpoint)
-    scale = video_scale(checkpoint)
-    audio = audio_geometry(checkpoint)
+    scale = video_scale(headers.get("video_vae", checkpoint))
+    audio = audio_geometry(headers.get("audio_vae", checkpoint))
     config = transformer_config(checkpoint)
+    asked = wants_duration(settings)
+    if asked:
+        settings = dataclasses.replace(settings, frames=_most_frames(settings, scale.time))
     height, width, frames, notices = size_on_grid(settings, scale, _clip_frames(settings))
     settings = dataclasses.replace(settings, height=height, width=width, frames=frames)
     plan = Plan(
@@ -76,6 +86,8 @@ def make_plan(settings: Settings) -> Plan:
         fps=float(_given(settings.fps)),
         stages=(),
         notices=tuple(notices),
+        wants_duration=asked,
+        keyframe_slots=keyframe_slots(settings, config, frames),
     )
     if any("audio" in s.streams for s in settings.pipeline.stages if s.do in ("encode", "sample")):
         check_sound_length(frames, plan.fps, audio.latents_per_second)
@@ -88,10 +100,22 @@ def make_plan(settings: Settings) -> Plan:
     added = check_saved(plan, stages) + tile_notices(settings.denoise_tiles, stages)
     plan = dataclasses.replace(plan, notices=plan.notices + added)
     grid = video_latent_shape(frames, height, width, scale)
-    tiling = decode_tiling(settings.tiling, height, width, grid, scale)
+    decoder = decoder_config(plan.header_of("video_vae"))
+    check_decoder(settings.decoder, decoder)
+    tiling = decode_tiling(settings.tiling, height, width, grid, decoder)
     plan = dataclasses.replace(plan, stages=stages, tiling=tiling)
     joined = output_frames(plan) if plan.extends else None
     return dataclasses.replace(plan, joined_frames=joined)
+
+
+def _most_frames(settings: Settings, unit: int) -> int:
+    """What frames=auto is planned with."""
+    if _uses_clip(settings):
+        raise UserError(
+            f"frames=auto has no effect on pipeline={settings.pipeline.name}, which lasts as long"
+            " as its clip; drop it"
+        )
+    return most_frames(settings, unit)
 
 
 def with_input_size(settings: Settings) -> Settings:
@@ -143,6 +167,7 @@ def fill_preset(settings: Settings) -> Settings:
         for name, c in settings.conditioning.items()
     }
     negative = settings.negative_prompt
+    settings = with_sampler(settings)
     return dataclasses.replace(
         settings,
         negative_prompt=preset.negative_prompt if negative is None else negative,

@@ -23,7 +23,7 @@ from ltx2.pipelines.settings import (
     Settings,
     StreamGuidance,
 )
-from ltx2.weights.checkpoint import identify
+from ltx2.weights.checkpoint import SPLIT_PARTS, identify, is_split
 from ltx2.weights.header import Header, read_header
 
 log = logging.getLogger(__name__)
@@ -103,12 +103,15 @@ def _with_preset(model: ModelSettings, header: Header | None) -> ModelSettings:
             raise UserError(f"model.release={model.release} is unknown{hint}; use {known}")
         row = rows[model.release]
     given = {role: file for role, file in model.files.items() if file.file}
+    usual = dict(row.files)
+    if header is not None and not is_split(header):
+        usual = {role: file for role, file in usual.items() if role not in SPLIT_PARTS}
     found = "" if header is None else identify(header).generation
     return dataclasses.replace(
         model,
         generation=model.generation or ("" if found == "unknown" else found) or row.generation,
         release=row.generation,
-        files=row.files | given,
+        files=usual | given,
         preset=row.preset,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ltx2.errors import UserError, nearest
-from ltx2.nn.lora import FusedLinear
+from ltx2.nn.lora import Fused
 from ltx2.nn.module import slots
 from ltx2.weights.header import Header
 
@@ -35,7 +35,7 @@ class Resident:
 
     def keep(self, role: str, key: tuple[Any, ...], part: Any, backend: Any) -> None:
         """Keep `part`, unless LoRAs were fused into it: they cannot be taken out again."""
-        if any(isinstance(slot.value, FusedLinear) for slot in slots(part)):
+        if any(isinstance(slot.value, Fused) for slot in slots(part)):
             return
         if self.mode == "true" or module_bytes(part) <= backend.free_bytes():
             self.parts[role] = key, part

@@ -43,12 +43,16 @@ def sources_of(plan: Plan, stage: StagePlan) -> set[str]:
     return named
 
 
-def plan_reuse(plan: Plan, keys: Keys, store: Store, draws_noise: bool) -> Reuse:
-    """Walk back from the result: a stage is wanted if a stage that has to run reads it."""
+def plan_reuse(
+    plan: Plan, keys: Keys, store: Store, draws_noise: bool, steps_wanted: bool = False
+) -> Reuse:
+    """Walk back from the result: a stage is wanted if a stage that has to run reads it.
+
+    `steps_wanted`: the steps of sampling stages are looked at, so they all run.
+    """
     reuse = Reuse()
-    settings = plan.settings
     wanted: set[str] = set()
-    if settings.save_latents or settings.save_steps:
+    if plan.settings.save_latents or steps_wanted:
         wanted |= {s.name for s in plan.stages if s.settings.do != "decode"}
     for stage in reversed(plan.stages):
         if stage.settings.do == "decode":
@@ -56,19 +60,14 @@ def plan_reuse(plan: Plan, keys: Keys, store: Store, draws_noise: bool) -> Reuse
             continue
         if stage.name not in wanted:
             continue
-        entry = None if _must_run(plan, stage) else store.find(keys.latents(stage.name))
+        must_run = stage.settings.do == "load" or (stage.settings.do == "sample" and steps_wanted)
+        entry = None if must_run else store.find(keys.latents(stage.name))
         if entry is not None:
             reuse.found[stage.name] = entry
         else:
             reuse.computed.add(stage.name)
             wanted |= sources_of(plan, stage)
     return reuse
-
-
-def _must_run(plan: Plan, stage: StagePlan) -> bool:
-    """A file is only read; the steps of a stage can be saved only while it runs."""
-    is_sampled = stage.settings.do == "sample"
-    return stage.settings.do == "load" or (is_sampled and plan.settings.save_steps)
 
 
 def _decoded(
@@ -92,7 +91,7 @@ def _decoded(
 
 def predicted(plan: Plan, keys: Keys, store: Store, draws_noise: bool) -> dict[str, str]:
     """What a run would do with each stage: computed, reused or not needed; nothing is run."""
-    reuse = plan_reuse(plan, keys, store, draws_noise)
+    reuse = plan_reuse(plan, keys, store, draws_noise, plan.settings.save_steps)
     sampled = any(s.name in reuse.computed for s in plan.stages if s.sigmas is not None)
     actions: dict[str, Any] = {}
     if any(s.sigmas is not None for s in plan.stages):

@@ -39,12 +39,14 @@ from ltx2.pipelines.extension import extension_items
 from ltx2.pipelines.keeper import Keeper, Keeping
 from ltx2.pipelines.latents import Latents, StateBuilder
 from ltx2.pipelines.loras import LoraStack, StageContexts
+from ltx2.pipelines.memory import place, tell, transformer_bytes
 from ltx2.pipelines.noise import CountedNoise, DeviceNoise
 from ltx2.pipelines.observation import Observe, Observer
 from ltx2.pipelines.phases import Phases
 from ltx2.pipelines.plan import Plan, StagePlan
 from ltx2.pipelines.preview import Previewer
 from ltx2.pipelines.progress import Progress, Quiet
+from ltx2.pipelines.quantisation import block_quantisation, check_device
 from ltx2.pipelines.replay import Replayed, ending
 from ltx2.pipelines.resident import TRANSFORMER, Resident, part_key
 from ltx2.pipelines.sample_stage import StepLog, run_steps
@@ -99,6 +101,7 @@ class Runner:
         keeping: Keeping = NOTHING_KEPT,
     ) -> None:
         settings = plan.settings
+        check_device(settings, backend)
         self.plan, self.backend, self.dtypes = plan, backend, dtypes
         self.progress: Progress = Quiet()
         self.outcome = Outcome(Phases(backend), Checks(settings.checks))
@@ -284,9 +287,12 @@ class Runner:
         log = StepLog(stage, self.backend, self.outcome, self.on_step)
         assert self.watch is not None
         with self.stop.deferred():
-            return run_steps(
+            final = run_steps(
                 stage, states, transformer, contexts, sampler, log, self.progress, self.watch
             )
+        if self.observer is not None:
+            self.observer.keyframes(final)
+        return final
 
     def _projected(self, transformer: Transformer, prompt: TextContext) -> Contexts:
         """Contexts of the streams that the transformer was built with."""
@@ -309,7 +315,7 @@ class Runner:
         with self.phase(stage.name, 1):
             load = partial(load_upsampler, header, self.backend, dtype)
             network = self.part(stage.settings.upscaler, header, dtype, load)
-            statistics = load_statistics(self.plan.headers["checkpoint"], self.backend, "fp32")
+            statistics = load_statistics(self.plan.header_of("video_vae"), self.backend, "fp32")
             video = ops.f32(upsample(network, statistics, source.video))
             self.require_finite(stage.name, video, "an upscaler of another generation")
             self.progress.advance()
@@ -335,13 +341,23 @@ class Runner:
             if self.resident is not None:
                 self.resident.make_room(header.file_size, self.backend)
             streams = tuple(self.plan.streams)
-            transformer = load_transformer(header, self.backend, dtype, streams)
+            sizes = transformer_bytes(self.plan, dtype)
+            given, free = self.plan.settings.memory, self.backend.free_bytes()
+            placement = place(given, "transformer", *sizes, free)
+            tell(placement)
+            self.outcome.statistics.setdefault("memory", []).append(placement.record())
+            streaming = placement.streaming
+            how = block_quantisation(self.plan.settings)
+            transformer = load_transformer(header, self.backend, dtype, streams, streaming, how)
             self.progress.advance()
         return transformer
 
     def _key(self) -> tuple[Any, ...]:
         header, dtype = self.plan.headers["checkpoint"], self.dtypes["transformer"]
-        return part_key(header, self.backend, dtype, *self.plan.streams)
+        given = self.plan.settings.memory
+        how = block_quantisation(self.plan.settings)
+        wish = (given.transformer, given.source, given.ahead, how)
+        return part_key(header, self.backend, dtype, *self.plan.streams, *wish)
 
     def part(self, role: str, header: Header, dtype: str, load: Callable[[], Any]) -> Any:
         """A model other than the transformer: the one kept from an earlier run, or loaded."""

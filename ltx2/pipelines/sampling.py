@@ -13,7 +13,27 @@ from ltx2.errors import UserError
 from ltx2.pipelines.guidance import GuidancePair
 from ltx2.pipelines.settings import Settings, StageSettings
 
+AUTO, RELEASE = "auto", "release"
 NOISE_FIELDS = ("noise", "step_noise", "substep_noise")
+
+
+def with_sampler(settings: Settings) -> Settings:
+    """Settings in which every stage names a sampler, or main; sampler=auto is resolved.
+
+    Stages with sampler `release` take that of the model's preset, unless another was chosen.
+    """
+    chosen = settings.sampler
+    auto = chosen.kind == AUTO
+    release = settings.model.preset.distilled_sampler if auto else "main"
+    stages = [
+        dataclasses.replace(stage, sampler=release) if stage.sampler == RELEASE else stage
+        for stage in settings.pipeline.stages
+    ]
+    return dataclasses.replace(
+        settings,
+        sampler=dataclasses.replace(chosen, kind="euler") if auto else chosen,
+        pipeline=dataclasses.replace(settings.pipeline, stages=stages),
+    )
 
 
 def check_unconditional(

@@ -89,7 +89,7 @@ def write_latents(
         "seed": str(plan.settings.seed),
         "noise": plan.settings.noise,
         "draws": json.dumps(list(draws)),
-        "vae_header_sha256": header_hash(plan.headers["checkpoint"]),
+        "vae_header_sha256": header_hash(plan.header_of("video_vae")),
     }
     path = check_writable(folder / FOLDER) / f"{stage.name}.safetensors"
     with replacing(path) as temporary:
@@ -205,7 +205,7 @@ def check_saved(plan: Plan, stages: tuple[StagePlan, ...]) -> tuple[str, ...]:
         _check_needed(saved, stage.name, stages)
         _check_video(saved, plan, stage)
     _check_audio(saved, plan)
-    checkpoint = plan.headers["checkpoint"]
+    checkpoint = plan.header_of("video_vae")
     notices = []
     if saved.vae != header_hash(checkpoint):
         notices.append(
@@ -244,7 +244,7 @@ def _check_video(saved: SavedLatents, plan: Plan, stage: StagePlan) -> None:
     info = saved.tensors.get("video")
     if info is None:
         return
-    checkpoint = plan.headers["checkpoint"]
+    checkpoint = plan.header_of("video_vae")
     channels = latent_channels(checkpoint)
     if info.shape[-1] != channels:
         raise UserError(

@@ -72,8 +72,9 @@ class SchedulerSettings:
 
 @dataclass
 class SamplerSettings:
-    """kind: euler, euler_ancestral, res_2s, gradient_estimation or cfg_pp.
+    """kind: auto, euler, euler_ancestral, res_2s, gradient_estimation or cfg_pp.
 
+    auto is euler, and in the distilled pipeline's first stage what the model's release prefers.
     The other keys are options of some samplers; None is the sampler's own default.
     """
 
@@ -88,11 +89,13 @@ class StageSettings:
     """One stage of a pipeline. do: encode, load (`input.latents`), sample, upscale or decode.
 
     `scale` is the stage's size relative to the output. `schedule` is `main` (the scheduler group)
-    or a name under `schedules`; `guidance` is `main` or `none`; `sampler` is `main` or a kind.
+    or a name under `schedules`; `guidance` is `main` or `none`; `sampler` is `main`, a kind, or
+    `release`: the one of the model's release where sampler=auto, else main.
     `streams` are the streams sampled, decoded or encoded. `start` names the stage whose latents
     are renoised to the first sigma, `freeze` the streams among them that are held as they are.
     `conditions` are the kinds of condition the stage takes, `keyframes` appends every image
-    instead of writing the first over the latent. `region` limits a stage to the input's seconds,
+    instead of writing the first over the latent, `keyframe_slots` generates the frames of
+    `generated_keyframes` beside the clip. `region` limits a stage to the input's seconds,
     `extend` continues the input clip, `windows` walks a long clip in overlapping windows, and
     `audio_reference` names the stage whose sound is shown as a reference.
     `loras` lists `user` and `distilled`; `video_from`, `audio_from` are stages, or `input`.
@@ -111,6 +114,7 @@ class StageSettings:
     freeze: list[str] = field(default_factory=list)
     conditions: list[str] = field(default_factory=lambda: ["image"])
     keyframes: bool = False
+    keyframe_slots: bool = False
     region: bool = False
     windows: bool = False
     extend: bool = False
@@ -140,7 +144,10 @@ class ModelFile:
 
 @dataclass
 class Preset:
-    """What a model is meant to be run with; sizes are those of the first sampling stage."""
+    """What a model is meant to be run with; sizes are those of the first sampling stage.
+
+    `distilled_sampler` is that of the distilled pipeline's first stage.
+    """
 
     height: int = 512
     width: int = 768
@@ -149,6 +156,7 @@ class Preset:
     steps: int = 40
     negative_prompt: str = ""
     image_crf: int = 33
+    distilled_sampler: str = "euler"
     guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
 
 
@@ -158,7 +166,9 @@ class ModelSettings:
 
     `release` takes preset and unnamed files from a row of conf/release: its generation, or auto
     for that of the checkpoint's version; "" takes them as given here.
-    Roles of `files`: checkpoint, text_encoder, spatial_upscaler, temporal_upscaler, distilled_lora.
+    Roles of `files`: checkpoint, text_encoder, spatial_upscaler, temporal_upscaler, distilled_lora;
+    for a model in parts (LTX-2.5), whose checkpoint is the transformer: video_vae, audio_vae,
+    duration_head. A video_vae also replaces that of a whole model file.
     """
 
     name: str = ""
@@ -247,6 +257,14 @@ class InputSettings:
 
 
 @dataclass
+class DurationSettings:
+    """Limits in seconds of what frames=auto may choose."""
+
+    min_seconds: float = 1.0
+    max_seconds: float = 20.0
+
+
+@dataclass
 class DtypeSettings:
     """dtype of each component: auto, bf16, fp16 or fp32; `default` where none is given."""
 
@@ -270,6 +288,48 @@ class TilingSettings:
     height_overlap: int = 0
     width: int = 0
     width_overlap: int = 0
+
+
+@dataclass
+class DecoderSettings:
+    """The diffusion video decoder (LTX-2.5). border: shift (None) or replicate.
+
+    It is how the decoder sees past the left and right edge of the picture: by moving its windows
+    inward, or by continuing the outermost columns, which is what the reference does.
+    """
+
+    border: str | None = None
+
+
+@dataclass
+class MemorySettings:
+    """Whether models are loaded whole. transformer, text_encoder: auto, resident or stream.
+
+    Streamed blocks are read while the model runs, `ahead` blocks before they are needed, from
+    `source`: disk, or ram (read from disk once). auto streams what would not fit.
+    """
+
+    transformer: str = "auto"
+    text_encoder: str = "auto"
+    source: str = "disk"
+    ahead: int = 1
+
+
+@dataclass
+class QuantSettings:
+    """How the linear layers of the transformer's blocks and of the text encoder are held.
+
+    none: as the file has them; unpack: quantised files in the component's dtype; fp8, fp8-cast,
+    int8, int4, mxfp8: quantised while they are read. `group_size` (32, 64, 128) inputs share a
+    scale in int8 and int4. `keep`: patterns of layers that stay, such as transformer_blocks.0.*.
+    `fp8_matmul` multiplies float8 layers as float8, on CUDA devices that can.
+    """
+
+    blocks: str = "none"
+    text: str = "none"
+    group_size: int | None = None
+    keep: list[str] = field(default_factory=list)
+    fp8_matmul: bool = False
 
 
 @dataclass
@@ -347,15 +407,20 @@ class PathSettings:
 
 @dataclass
 class Settings:
-    """One generation."""
+    """One generation.
+
+    `frames` is a number or auto: as long as the prompt asks for (LTX-2.5). `generated_keyframes`
+    is a number of frames, evenly spread, or a list of frames that are generated beside the clip.
+    """
 
     prompt: str = ""
     negative_prompt: str | None = None
     seed: int = 10
     height: int | None = None
     width: int | None = None
-    frames: int | None = None
+    frames: Any = None
     fps: float | None = None
+    generated_keyframes: Any = 0
     snap: bool = False
     noise: str = "host"
     checks: str = "warn"
@@ -371,10 +436,14 @@ class Settings:
     guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
     dtype: DtypeSettings = field(default_factory=DtypeSettings)
     tiling: TilingSettings = field(default_factory=TilingSettings)
+    decoder: DecoderSettings = field(default_factory=DecoderSettings)
     denoise_tiles: DenoiseTilesSettings = field(default_factory=DenoiseTilesSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
+    quant: QuantSettings = field(default_factory=QuantSettings)
     lora: dict[str, LoraSettings] = field(default_factory=dict)
     conditioning: dict[str, ConditioningSettings] = field(default_factory=dict)
     enhance: EnhanceSettings = field(default_factory=EnhanceSettings)
+    duration: DurationSettings = field(default_factory=DurationSettings)
     input: InputSettings = field(default_factory=InputSettings)
     window: WindowSettings = field(default_factory=WindowSettings)
     preview: PreviewSettings = field(default_factory=PreviewSettings)

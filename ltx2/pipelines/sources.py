@@ -31,10 +31,9 @@ def encode_source(plan: Plan, stage: StagePlan, backend: Any, dtypes: dict[str, 
     For an extension only of the part of the input that the generated clip overlaps.
     """
     video = audio = None
-    checkpoint = plan.headers["checkpoint"]
     begin, seconds = plan.settings.input.audio_start, plan.frames / plan.fps
     if "video" in stage.settings.streams:
-        encoder = load_video_encoder(checkpoint, backend, dtypes["video_vae"])
+        encoder = load_video_encoder(plan.header_of("video_vae"), backend, dtypes["video_vae"])
         if stage.settings.extend:
             frames, begin = source_window(plan)
             seconds = len(frames) / plan.fps
@@ -45,7 +44,9 @@ def encode_source(plan: Plan, stage: StagePlan, backend: Any, dtypes: dict[str, 
         del encoder
     sound = input_waveform(plan, begin, seconds) if "audio" in stage.settings.streams else None
     if sound is not None:
-        audio_encoder = load_audio_encoder(checkpoint, backend, dtypes["audio_vae"])
+        audio_encoder = load_audio_encoder(
+            plan.header_of("audio_vae"), backend, dtypes["audio_vae"]
+        )
         latent = ops.f32(encode_audio(audio_encoder, *sound))
         audio = fitted(latent, round(seconds * plan.audio.latents_per_second))
     return Latents(video, audio)

@@ -44,7 +44,8 @@ def _encoded(run: Runner, absent: list[bool]) -> dict[bool, Encoded]:
     assert keeper is not None
     folder = plan.files["text_encoder"]
     if run.resident is not None:
-        size = sum(item.stat().st_size for item in folder.glob("*.safetensors"))
+        weights = folder.glob("*.safetensors") if folder.is_dir() else [folder]
+        size = sum(item.stat().st_size for item in weights)
         run.resident.make_room(ROOM * size, run.backend)
     prompts = [plan.settings.negative_prompt or "" if n else _prompt(run) for n in absent]
     with run.phase("text", len(prompts)):

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from ltx2.errors import UserError
 from ltx2.models.upsampler import UpsamplerConfig
-from ltx2.weights.build import FP8, QUANTISATION_TENSORS, scale_name
 from ltx2.weights.header import Header, TensorInfo
+from ltx2.weights.quantise_stored import FP8, QUANTISATION_TENSORS, scale_name
 
 Kind = Literal["model", "component", "lora", "upsampler", "gemma shard", "unknown"]
 
@@ -48,6 +48,8 @@ NEEDED = (
     "video VAE statistics", "audio VAE decoder", "audio VAE statistics", "vocoder",
 )  # fmt: skip
 SECTIONS = ("transformer", "vae", "audio_vae", "vocoder")
+# Parts of a model that comes in several files, by role: what such a file is told by.
+SPLIT_PARTS = {"video_vae": "video VAE decoder", "audio_vae": "audio VAE decoder"}
 
 
 @dataclass(frozen=True)
@@ -217,10 +219,16 @@ def require_kind(header: Header, kind: Kind, role: str) -> None:
         )
 
 
+def is_split(header: Header) -> bool:
+    """Whether a model file is a transformer whose VAEs stand in files of their own."""
+    names = identify(header).names
+    return "transformer" in names and not any("VAE" in name for name in names)
+
+
 def check_complete(header: Header) -> None:
     """Raises UserError unless `header` is a single-file model from which a clip can be made."""
     require_kind(header, "model", "the model")
-    if quantisation(header) in ("nvfp4", "blockwise fp8"):
+    if quantisation(header) == "blockwise fp8":
         raise UserError(
             f"{header.path.name} is quantised as {quantisation(header)}, which is not supported;"
             " use the bf16 file or the one with one fp8 scale per layer"

@@ -163,6 +163,14 @@ def header_hash(header: Header) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def read_bytes(header: Header, name: str) -> bytes:
+    """The stored bytes of a tensor, such as a text file packed as one."""
+    info = header.tensors[name]
+    with header.path.open("rb") as file:
+        file.seek(header.data_start + info.start)
+        return file.read(info.stop - info.start)
+
+
 def read_scalar(header: Header, name: str) -> float:
     """The value of a one-element tensor, such as a LoRA's alpha or an fp8 scale."""
     info = header.tensors[name]
@@ -170,9 +178,7 @@ def read_scalar(header: Header, name: str) -> float:
         raise UserError(
             f"{header.path.name}: '{name}' is {info.dtype} {list(info.shape)}, not one float"
         )
-    with header.path.open("rb") as file:
-        file.seek(header.data_start + info.start)
-        raw = file.read(info.stop - info.start)
+    raw = read_bytes(header, name)
     if info.dtype == "BF16":
         return float(np.frombuffer(b"\0\0" + raw, "<f4")[0])
     return float(np.frombuffer(raw, {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[info.dtype])[0])

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.errors import UserError
+from ltx2.models.gemma_config import GemmaConfig
 from ltx2.models.gemma_generate import Generated, Sampling, collect, sample_tokens
-from ltx2.models.tokenizer import PromptTokenizer
-from ltx2.pipelines.components.gemma import GemmaDirectory, load_gemma, read_gemma_directory
+from ltx2.pipelines.components.gemma import GemmaFiles, load_gemma, read_gemma
 from ltx2.pipelines.components.text import Progress
 from ltx2.pipelines.prompts import DATA, read_text
 
@@ -57,7 +57,7 @@ class EnhanceOptions:
 
 def enhance_prompts(
     prompts: Sequence[str],
-    gemma_dir: Path,
+    gemma: Path,
     backend: Any,
     dtype: str,
     options: EnhanceOptions | None = None,
@@ -73,13 +73,14 @@ def enhance_prompts(
     if not prompts or not prompts[0].strip():
         log.warning("there is no prompt to enhance: it is left empty")
         return list(prompts)
-    directory = read_gemma_directory(gemma_dir)
-    defaults = _generation_config(directory)
-    tokenizer = PromptTokenizer.from_directory(directory.path)
+    files = read_gemma(gemma)
+    check_generates(files)
+    defaults = _generation_config(files)
+    tokenizer = files.tokenizer()
     ids = tokenizer.chat(system, MESSAGE + prompts[0])
-    if int(ids.max()) >= directory.config.vocabulary:
-        raise UserError(f"{directory.path}: tokenizer.json has more tokens than the text encoder")
-    model = load_gemma(directory, backend, dtype)
+    if int(ids.max()) >= files.config.vocabulary:
+        raise UserError(f"{files.path}: tokenizer.json has more tokens than the text encoder")
+    model = load_gemma(files, backend, dtype)
     tokens = sample_tokens(model, ids, _sampling(options, defaults), options.seed)
     cap = options.max_new_tokens
     stops = tokenizer.stops | _stops(defaults)
@@ -89,6 +90,17 @@ def enhance_prompts(
     enhanced = finished_text(generated, tokenizer.text(generated.ids), prompts[0])
     log.info("enhanced prompt: %s", enhanced)
     return [enhanced, *prompts[1:]]
+
+
+def check_generates(files: GemmaFiles) -> None:
+    """Raise UserError for a text encoder that cannot write text."""
+    if not isinstance(files.config, GemmaConfig):
+        raise UserError(
+            f"{files.path.name} encodes prompts but cannot write them: LTX-2.5 needs a separate"
+            " instruct model for that, which is not supported; set enhance.enabled=false"
+        )
+    # Raises where the tokenizer has no turns to hold a conversation in.
+    files.tokenizer().chat("", "")
 
 
 def system_prompt(path: Path | None = None) -> str:
@@ -135,9 +147,9 @@ def _reported(tokens: Iterator[int], progress: Progress | None, total: int) -> I
         yield token
 
 
-def _generation_config(directory: GemmaDirectory) -> dict[str, Any]:
+def _generation_config(files: GemmaFiles) -> dict[str, Any]:
     """The optional file of the model's own sampling settings."""
-    path = directory.path / "generation_config.json"
+    path = files.path / "generation_config.json"
     if not path.is_file():
         return {}
     try:

@@ -15,11 +15,13 @@ from ltx2.pipelines.components.audio import (
 from ltx2.pipelines.components.text import PROJECTION, load_connectors, load_features
 from ltx2.pipelines.components.transformer import load_transformer
 from ltx2.pipelines.components.upsampler import load_upsampler
-from ltx2.pipelines.components.video import load_video_decoder, load_video_encoder
-from ltx2.weights.build import QUANTISATION_TENSORS
+from ltx2.pipelines.components.video import load_video_encoder, read_video_decoder
+from ltx2.pipelines.durations import load_duration_head
 from ltx2.weights.checkpoint import component_of
 from ltx2.weights.dry import DryBackend
 from ltx2.weights.header import Header
+from ltx2.weights.quantise import STORED
+from ltx2.weights.quantise_stored import QUANTISATION_TENSORS
 
 Loader = Callable[[Header, DryBackend], object]
 
@@ -28,14 +30,15 @@ METADATA_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, Valu
 
 # By name of the component in `ltx2.weights.checkpoint`: what builds it.
 LOADERS: dict[str, Loader] = {
-    "transformer": lambda header, dry: load_transformer(header, dry, "fp32"),
+    "transformer": lambda header, dry: load_transformer(header, dry, "fp32", quantisation=STORED),
     "text connectors": lambda header, dry: load_connectors(header, dry, "fp32"),
     "text projections": lambda header, dry: _features(header, dry),
     "video VAE encoder": lambda header, dry: load_video_encoder(header, dry, "fp32"),
-    "video VAE decoder": lambda header, dry: load_video_decoder(header, dry, "fp32"),
+    "video VAE decoder": lambda header, dry: read_video_decoder(header, dry, "fp32"),
     "audio VAE encoder": lambda header, dry: load_audio_encoder(header, dry, "fp32"),
     "audio VAE decoder": lambda header, dry: load_audio_decoder(header, dry, "fp32"),
     "vocoder": lambda header, dry: load_vocoder(header, dry),
+    "duration head": lambda header, dry: load_duration_head(header, dry, "fp32"),
     "upsampler": lambda header, dry: load_upsampler(header, dry),
 }
 

@@ -17,12 +17,13 @@ from typing import Any
 from ltx2 import ops
 from ltx2.errors import UserError
 from ltx2.models.connectors import Connector, ConnectorConfig
-from ltx2.models.gemma3 import Gemma3
+from ltx2.models.gemma4_config import Gemma4Config
+from ltx2.models.gemma_tower import GemmaTower
 from ltx2.models.text_features import Features, features_class
-from ltx2.models.tokenizer import Prompt, PromptTokenizer
+from ltx2.models.tokenizer import MAX_TOKENS, Prompt
 from ltx2.ops import Array
 from ltx2.pipelines.checks import CheckFailed
-from ltx2.pipelines.components.gemma import GemmaDirectory, load_gemma, read_gemma_directory
+from ltx2.pipelines.components.gemma import GemmaFiles, load_gemma, read_gemma
 from ltx2.weights import build
 from ltx2.weights.header import Header
 
@@ -55,7 +56,7 @@ class TextContext:
 
 def encode_prompts(
     prompts: Sequence[str],
-    gemma_dir: Path,
+    gemma: Path,
     header: Header,
     backend: Any,
     dtypes: Mapping[str, str],
@@ -63,18 +64,18 @@ def encode_prompts(
 ) -> list[TextContext]:
     """One context per prompt, in order; equal prompts are encoded once and shared.
 
-    `dtypes` has the entries text_encoder and connectors. `header` is the model file's. Raises
-    UserError for files that do not belong together, before any weight is read.
+    `gemma` is the text encoder's folder or packed file, `header` that of the transformer's file.
+    `dtypes` has the entries text_encoder and connectors. Raises UserError for files that do not
+    belong together, before any weight is read.
     """
     _check_dtype(dtypes["text_encoder"])
-    directory = check_text_files(gemma_dir, header)
-    tokenizer = PromptTokenizer.from_directory(directory.path)
+    files = check_text_files(gemma, header)
+    tokenizer = files.tokenizer()
     tokens = {text: tokenizer(text) for text in prompts}
     report = progress or _silent
-    states = _encode_states(tokens, directory, backend, dtypes["text_encoder"], report)
+    states = _encode_states(tokens, files, backend, dtypes["text_encoder"], report)
     backend.free()
-    width = directory.config.feature_width
-    contexts = _connect(states, header, width, backend, dtypes["connectors"], report)
+    contexts = _connect(states, header, files, backend, dtypes["connectors"], report)
     backend.free()
     for text, (video, audio) in contexts.items():
         _check_finite(text, (video, audio), dtypes)
@@ -84,21 +85,34 @@ def encode_prompts(
     ]
 
 
-def check_text_files(gemma_dir: Path, header: Header) -> GemmaDirectory:
-    """Check from headers alone that the Gemma directory and the model file work together.
+def check_text_files(gemma: Path, header: Header) -> GemmaFiles:
+    """Check from headers alone that the text encoder and the transformer's file work together.
 
-    Raises UserError (spec text.md section 12); returns what was read of the directory.
+    Raises UserError (spec text.md section 12); returns what was read of the text encoder.
     """
     section = _section(header)
-    directory = read_gemma_directory(gemma_dir)
-    _check_version(directory, header)
-    _check_width(directory, header)
-    directory.match(Gemma3.declare(directory.config))
-    features, prefixes = declare_features(section, directory.config.feature_width)
-    build.match(features, header, prefixes, "text projections")
+    files = read_gemma(gemma)
+    _check_version(files, header)
+    source = projections_file(files, header)
+    _check_width(files, source)
+    files.match(files.declare())
+    features, prefixes = declare_features(section, files.config.feature_width)
+    build.match(features, source, prefixes, "text projections")
     for stream, connector in declare_connectors(section).items():
         _match_connector(connector, header, stream)
-    return directory
+    return files
+
+
+def projections_file(files: GemmaFiles, header: Header) -> Header:
+    """The file with the text projections: the transformer's, or the packed text encoder."""
+    for file in (header, *files.shards):
+        if any(name.startswith(PROJECTION) for name in file.tensors):
+            return file
+    raise UserError(
+        f"neither {header.path.name} nor {files.path.name} holds the text projections"
+        f" ('{PROJECTION}...'); LTX-2.5 has them in its packed text encoder"
+        " (gemma4-12b-with-proj), LTX-2 and LTX-2.3 in the model file"
+    )
 
 
 def declare_features(section: Mapping[str, Any], width: int) -> tuple[Features, build.Prefixes]:
@@ -132,24 +146,25 @@ def load_connectors(header: Header, backend: Any, dtype: str) -> dict[str, Conne
     return loaded
 
 
-def encode_states(model: Gemma3, prompt: Prompt) -> list[Array]:
+def encode_states(model: GemmaTower, prompt: Prompt) -> list[Array]:
     """All hidden states (1, n, C) of the n tokens of one prompt, without padding."""
     if int(prompt.ids.max()) >= model.config.vocabulary:
         raise UserError(
             f"token id {int(prompt.ids.max())} is outside the text encoder's vocabulary of"
             f" {model.config.vocabulary}; tokenizer.json belongs to another model"
         )
-    return model(prompt.ids[None])
+    # The reference pads in front: the same positions give the same rounding of angles.
+    return model(prompt.ids[None], start=MAX_TOKENS - len(prompt.ids))
 
 
 def _encode_states(
     tokens: Mapping[str, Prompt],
-    directory: GemmaDirectory,
+    files: GemmaFiles,
     backend: Any,
     dtype: str,
     report: Progress,
 ) -> dict[str, list[Array]]:
-    model = load_gemma(directory, backend, dtype)
+    model = load_gemma(files, backend, dtype)
     states = {}
     for done, (text, prompt) in enumerate(tokens.items()):
         report("text encoder", done, len(tokens))
@@ -163,13 +178,14 @@ def _encode_states(
 def _connect(
     states: dict[str, list[Array]],
     header: Header,
-    width: int,
+    files: GemmaFiles,
     backend: Any,
     dtype: str,
     report: Progress,
 ) -> dict[str, tuple[Array, Array]]:
     """Consumes `states`: each prompt's are dropped once its contexts exist."""
-    features = load_features(_section(header), header, width, backend, dtype)
+    source, width = projections_file(files, header), files.config.feature_width
+    features = load_features(_section(header), source, width, backend, dtype)
     connectors = load_connectors(header, backend, dtype)
     contexts = {}
     total = len(states)
@@ -202,13 +218,13 @@ def _match_connector(connector: Connector, header: Header, stream: str) -> list[
     return build.match(connector, header, prefixes, f"{stream} text connector")
 
 
-def _check_version(directory: GemmaDirectory, header: Header) -> None:
+def _check_version(files: GemmaFiles, header: Header) -> None:
     declared = _declared_gemma(header)
     if declared is not None:
-        if declared != directory.version:
+        if declared != files.version:
             raise UserError(
                 f"{header.path.name} was trained with text encoder '{declared}',"
-                f" {directory.path} is '{directory.version or 'an unversioned Gemma 3'}';"
+                f" {files.path} is '{files.version or f'an unversioned {files.family}'}';"
                 " use the text encoder published with the model"
             )
     elif header.model_version >= DECLARES_GEMMA:
@@ -217,9 +233,14 @@ def _check_version(directory: GemmaDirectory, header: Header) -> None:
             f"{header.path.name} (model_version {version}) does not say which text encoder it was"
             " trained with"
         )
-        if directory.version is not None:
-            raise UserError(f"{problem}; it cannot be checked against '{directory.version}'")
-        log.warning("%s; nor does %s", problem, directory.path)
+        if files.version is not None:
+            raise UserError(f"{problem}; it cannot be checked against '{files.version}'")
+        log.warning("%s; nor does %s", problem, files.path)
+    elif isinstance(files.config, Gemma4Config):
+        raise UserError(
+            f"{header.path.name} needs Gemma 3 12B as its text encoder, but {files.path} is"
+            " Gemma 4, which belongs to LTX-2.5"
+        )
 
 
 def _declared_gemma(header: Header) -> str | None:
@@ -234,14 +255,14 @@ def _declared_gemma(header: Header) -> str | None:
         ) from None
 
 
-def _check_width(directory: GemmaDirectory, header: Header) -> None:
+def _check_width(files: GemmaFiles, header: Header) -> None:
     names = [n for n in header.tensors if n.startswith(PROJECTION) and n.endswith(".weight")]
-    config = directory.config
+    config = files.config
     for name in names:
         width = header.tensors[name].shape[-1]
         if width != config.feature_width:
             raise UserError(
-                f"{directory.path} gives {config.feature_width} features per token"
+                f"{files.path} gives {config.feature_width} features per token"
                 f" ({config.hidden} x {len(config.layer_types) + 1} hidden states), but"
                 f" {header.path.name} was trained on {width}; use the Gemma of its release"
             )

@@ -8,8 +8,9 @@ from typing import Any
 from ltx2.errors import UserError
 from ltx2.models.transformer import Transformer
 from ltx2.models.transformer_config import STREAMS, TransformerConfig
-from ltx2.weights.build import Prefixes, fill, match
+from ltx2.weights.build import Filling, Prefixes, fill, match
 from ltx2.weights.header import Header
+from ltx2.weights.quantise import UNPACKED, Quantisation
 from ltx2.weights.streaming import Streaming, stream_blocks
 
 # The text connectors share the transformer's prefix and belong to the text components.
@@ -36,14 +37,17 @@ def load_transformer(
     dtype: str,
     streams: Sequence[str] = STREAMS,
     streaming: Streaming | None = None,
+    quantisation: Quantisation = UNPACKED,
 ) -> Transformer:
-    """The transformer of `header`, all weights in `dtype`; `streams` may leave one out.
+    """The transformer of `header`, its weights in `dtype`; `streams` may leave one out.
 
-    With `streaming` the weights of its blocks are read when a block runs.
+    With `streaming` the weights of its blocks are read when a block runs. `quantisation` says
+    which layers are held in few bits: none, unless it is given.
     """
     module = Transformer.declare(transformer_config(header), streams)
     found = match(module, header, PREFIXES, "the transformer")
     if streaming is None:
-        return fill(module, found, backend, dtype)
+        return fill(module, found, backend, dtype, quantisation)
     module.streamed = True
-    return stream_blocks(module, "transformer_blocks", found, backend, dtype, streaming)
+    filling = Filling.of(found, backend, dtype, quantisation)
+    return stream_blocks(module, "transformer_blocks", filling, streaming)
