@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _generate(arguments: list[str]) -> int:
-    from ltx2.app.main import INTERRUPTED, launch
-    from ltx2.app.prompts import prompt_file_jobs, quote_prompts
+    from ltx2.app.main import launch
+    from ltx2.app.prompts import quote_prompts
     from ltx2.pipelines.catalogue import conf_folder
 
     options = set(quote_prompts(arguments))
@@ -40,18 +40,7 @@ def _generate(arguments: list[str]) -> int:
     if "--version" in options:
         sys.stdout.write(f"ltx2 {__version__}\n")
         return 0
-    jobs = prompt_file_jobs(arguments)
-    if jobs is None:
-        return launch(arguments)
-    codes: list[int] = []
-    for job in jobs:
-        codes.append(launch(job))
-        if codes[-1] == INTERRUPTED:
-            return INTERRUPTED
-    failed = sum(code != 0 for code in codes)
-    if failed:
-        sys.stderr.write(f"{failed} of {len(codes)} prompts failed\n")
-    return max(codes)
+    return launch(arguments)
 
 
 def _inspect(arguments: list[str]) -> int | None:
@@ -88,5 +77,8 @@ _COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "doctor": _doctor,
 } | {
     name: _command(name)
-    for name in ("cache", "dashboard", "diff", "options", "rerun", "resume", "show")
+    for name in (
+        *("cache", "convert", "dashboard", "diff", "options"),
+        *("pull", "rerun", "resume", "show"),
+    )
 }

@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from ltx2.app.folders import SLUG_LENGTH, remove_if_unused, run_log, slug, stamp
+from ltx2.app.folders import remove_if_unused, run_log, stamp
+from ltx2.experiment.sweep.names import SLUG_LENGTH, slug
 
 
 @pytest.mark.parametrize(

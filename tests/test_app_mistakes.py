@@ -9,8 +9,8 @@ from ltx2.cli import main
 from ltx2.pipelines.catalogue import conf_folder
 
 MODELS = (
-    "2.3-dev, 2.3-dev-fp8, 2.3-distilled, 2.3-distilled-fp8, dev, dev-fp8, distilled,"
-    " distilled-fp8, path, pocket"
+    "2.3-dev, 2.3-dev-fp4, 2.3-dev-fp8, 2.3-distilled, 2.3-distilled-fp8, 2.5-dev, 2.5-distilled,"
+    " dev, dev-fp4, dev-fp8, distilled, distilled-fp8, path, pocket"
 )
 MISTAKES = {
     "pipline=two_stage": "'pipline' is no key or group; did you mean 'pipeline'?;"

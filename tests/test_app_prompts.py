@@ -75,7 +75,7 @@ def test_a_prompt_reaches_the_settings_unchanged():
 
 def test_prompts_of_a_sweep_reach_their_jobs_unchanged(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setitem(main.TASKS, "note", lambda settings, folder: seen.append(settings.prompt))
+    monkeypatch.setitem(main.TASKS, "note", lambda settings, *_: seen.append(settings.prompt))
     arguments = [part for text in NASTY for part in ("--prompt", text)]
     assert ltx2([*arguments, "task=note", f"paths.outputs={tmp_path}"]) == 0
     assert seen == NASTY

@@ -14,6 +14,7 @@ _SHIFT = ("tokens", "max_shift", "base_shift", "terminal")
 _SCHEDULER_KEYS = {"ltx2": ("steps", *_SHIFT), "linear_quadratic": ("steps",), "beta": ("steps",),
                    "list": ()}  # fmt: skip
 _SAMPLER_KEYS = {
+    "auto": (),
     "euler": (),
     "euler_ancestral": ("eta", "s_noise"),
     "cfg_pp": ("eta", "s_noise"),
@@ -22,6 +23,7 @@ _SAMPLER_KEYS = {
 }
 _OUTPUT_KEYS = {"mp4": ("crf", "preset"), "webm": ("crf",), "gif": (), "png": ()}
 _TILE_KEYS = ("frames", "height", "width")
+_PICTURE_KEYS = ("height", "width", "tiling", "decoder", "output", "dtype.video_vae")
 
 
 def check_effects(settings: Settings, given: Iterable[str]) -> None:
@@ -63,6 +65,7 @@ def _reasons(settings: Settings) -> dict[str, str]:
         | _schedules(settings, sampling)
         | _files(settings, sampling)
         | _watching(settings, sampling)
+        | ({} if settings.frames == "auto" else {"duration": "frames is not auto"})
         | _pictures(settings)
         | _conditioning(settings)
         | _input_keys(settings)
@@ -80,7 +83,7 @@ def _unused(
 
 
 def _sampler(settings: Settings, sampling: list[StageSettings]) -> dict[str, str]:
-    if all(stage.sampler != "main" for stage in sampling):
+    if all(stage.sampler not in ("main", "release") for stage in sampling):
         return {"sampler": f"every stage of pipeline={settings.pipeline.name} has its own"}
     return _unused("sampler", ("eta", "s_noise", "gamma"), settings.sampler.kind, _SAMPLER_KEYS)
 
@@ -239,7 +242,7 @@ def _pictures(settings: Settings) -> dict[str, str]:
     if not any("video" in s.streams for s in stages if s.do != "decode") and not any(
         s.video_from for s in stages
     ):
-        return dict.fromkeys(("height", "width", "tiling", "output", "dtype.video_vae"), reason)
+        return dict.fromkeys(_PICTURE_KEYS, reason)
     if any(stage.do == "upscale" for stage in stages):
         return {}
     return {"dtype.upsampler": f"pipeline={settings.pipeline.name} upscales nothing"}

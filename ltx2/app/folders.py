@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-import re
 import secrets
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -14,23 +12,12 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 RUN_LOG = "run.log"
-_sweeps: list[tuple[Path, Path]] = []
 _BY_LAUNCHER = {RUN_LOG, "multirun.yaml"}
-SLUG_LENGTH = 60
 
 
 def stamp() -> str:
     """`date/time-suffix` of now; the suffix keeps runs of the same second apart."""
     return f"{datetime.now():%Y-%m-%d/%H-%M-%S}-{secrets.token_hex(3)}"
-
-
-def slug(text: str) -> str:
-    """`text` as a folder name of at most `SLUG_LENGTH` characters; other texts, other names."""
-    name = re.sub(r"[^A-Za-z0-9.=_-]+", "-", text).strip("-.")
-    if name == text and len(name) <= SLUG_LENGTH:
-        return name or "default"
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{name[: SLUG_LENGTH - 9].strip('-.')}-{digest}"
 
 
 @contextlib.contextmanager
@@ -69,14 +56,3 @@ def remove_if_unused(folder: Path, root: Path) -> None:
             if root not in parent.parents:
                 break
             parent.rmdir()
-
-
-def begin_sweep(folder: Path, root: Path) -> None:
-    """Note the folder of a sweep below `root`, which Hydra makes before it composes the jobs."""
-    _sweeps.append((folder, root))
-
-
-def remove_unused_sweeps() -> None:
-    """Remove the folders of noted sweeps in which no job left anything."""
-    while _sweeps:
-        remove_if_unused(*_sweeps.pop())

@@ -22,7 +22,8 @@ Everyday keys (null means: what the model is meant to be run with)
   height, width    pixels of the result
   frames, fps      length and speed of the clip
   snap             true rounds height, width and frames to the nearest size the model allows
-  keep_loaded      keep the transformer between the runs of a sweep or prompt file
+  keep_loaded      models between the runs of a sweep: auto (if there is room), true or false
+  plan             true prints sizes, cost, memory and what the cache holds, and runs nothing
   checks           off, warn, strict or keep_going: what to do about a suspicious result
   paths.outputs    folder for runs             paths.models   folder searched for weights
   scheduler.steps, guidance.video.cfg, lora.NAME.strength, output.crf ... --cfg job shows them all
@@ -34,10 +35,11 @@ Examples
   launch.py --prompt 'a calm sea at dawn' model=distilled-fp8 pipeline=distilled seed=3
   launch.py backend=mlx experiment=preview
   launch.py conditioning=image conditioning.image.path=cat.png
-  launch.py -m seed=1,2,3                      one run per value
+  launch.py -m seed=1,2,3 metrics=[basic]      a sweep: one run per value, compared on a page
   launch.py --cfg job model=dev                print the settings, run nothing
 
-Other commands: ltx2 inspect FILE, ltx2 parity DIR, ltx2 doctor. Hydra's own: --info, --hydra-help.
+Other commands (ltx2 NAME --help): options, dashboard, show, rerun, resume, diff, cache, pull,
+convert, inspect, doctor, parity. Hydra's own: --info, --hydra-help.
 """
 
 

@@ -1,6 +1,7 @@
 """The Hydra application: composes the settings, runs the task, turns failures into exit codes.
 
-0 done, 1 internal error or out of memory, 2 the user's mistake, 130 interrupted.
+0 done, 1 internal error or out of memory, 2 the user's mistake, 3 cells of a sweep failed,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltx2.app.failures import Failure, failure_of
-from ltx2.app.folders import remove_if_unused, remove_unused_sweeps, run_log
-from ltx2.app.groups import extra_folders, groups
+from ltx2.app.folders import remove_if_unused, run_log
+from ltx2.app.groups import config_folders, groups
 from ltx2.app.overrides import (
     check_options,
     check_overrides,
@@ -28,7 +33,7 @@ from ltx2.app.overrides import (
     with_free_keys,
     with_lora_entries,
 )
-from ltx2.app.prompts import quote_prompts
+from ltx2.app.prompts import check_prompts_file, quote_prompts
 from ltx2.errors import UserError, nearest
 from ltx2.pipelines.catalogue import conf_folder
 
@@ -38,11 +43,17 @@ if TYPE_CHECKING:
     from ltx2.app.schema import Root
     from ltx2.experiment.cell import Job
     from ltx2.experiment.session import Session
+    from ltx2.experiment.sweep.plan import Cell
+    from ltx2.experiment.sweep.status import CellResult
 
 log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
-# Exit codes of the jobs of this process; None in a worker process, which must raise instead.
+# Runs up to which the index page is written after every single one; `ltx2 dashboard` always does.
+MOST_INDEXED = 500
+# Values of entries of groups that may be swept themselves.
+_ENTRY = re.compile(r"\+*(lora|conditioning|metrics|logger)\.")
+# Exit code of the single run of this process; None in a worker process, which raises instead.
 _codes: list[int] | None = None
 
 
@@ -51,16 +62,18 @@ def launch(arguments: list[str]) -> int:
     global _codes
     _codes = []
     chosen: dict[str, list[str]] = {}
+    command = tuple(arguments)
     debug = "debug=true" in (argument.lower() for argument in arguments)
     overrides: list[str] = []
     try:
         conf = conf_folder()
+        check_prompts_file(arguments)
         arguments = with_lora_entries(overrides_last(quote_prompts(arguments)))
         overrides = overrides_of(arguments)
         check_options(arguments)
-        chosen = groups(conf, *extra_folders(arguments))
+        chosen = groups(*config_folders(arguments))
         check_overrides(overrides, chosen)
-        _run_hydra(with_free_keys(arguments), conf)
+        _run_hydra(arguments, conf, command)
     except KeyboardInterrupt:
         return _interrupted()
     except SystemExit as end:
@@ -71,22 +84,29 @@ def launch(arguments: list[str]) -> int:
         line = explain(error, overrides, chosen)
         failure = failure_of(error) if line is None else Failure(line, 2)
         return _report(failure, debug)
-    finally:
-        remove_unused_sweeps()
-    failed = [code for code in _codes if code]
-    if failed and len(_codes) > 1:
-        sys.stderr.write(f"{len(failed)} of {len(_codes)} jobs failed\n")
-    return max(failed, default=0)
+    return max(_codes, default=0)
 
 
-def _run_hydra(arguments: list[str], conf: Path) -> None:
+def _run_hydra(arguments: list[str], conf: Path, command: tuple[str, ...]) -> None:
     import hydra
+    from hydra.core.plugins import Plugins
 
     from ltx2.app.schema import register_schema
+    from ltx2.app.search_path import Ltx2SearchPath
 
     register_schema()
+    Plugins.instance().register(Ltx2SearchPath)
+    request: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if {"-m", "--multirun"} & set(arguments):
+        from ltx2.app.sweeper import register_plugins, requested
+        from ltx2.app.sweeps import Request
+
+        register_plugins()
+        request = requested(Request(command, tuple(overrides_of(arguments))))
+        # Hydra first composes without what is swept: entries may not exist yet.
+        arguments = [text for text in arguments if not _ENTRY.match(text)]
     application = hydra.main(config_path=str(conf), config_name="config", version_base="1.3")(_job)
-    with _own_arguments(arguments), _errors_raised(), _logging_restored():
+    with request, _own_arguments(with_free_keys(arguments)), _errors_raised(), _logging_restored():
         application()
 
 
@@ -126,55 +146,126 @@ def _errors_raised() -> Iterator[None]:
 
 
 def _job(config: DictConfig) -> None:
-    """One job of a run or sweep. Failures are reported here so that other jobs still run."""
+    """A single run, or a cell that one of Hydra's launchers runs. Failures are reported here."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     hydra_config = HydraConfig.get()
-    if hydra_config.mode == RunMode.MULTIRUN:
-        log.info("job %s: %s", hydra_config.job.num, hydra_config.job.override_dirname)
     folder = Path(hydra_config.runtime.output_dir)
     # As written: a list of strings that look like references must not be resolved.
     overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     assert isinstance(overrides, list)
-    code = _guarded(config, [str(text) for text in overrides], folder)
+    code = _run_config(config, tuple(str(text) for text in overrides), folder)
     if _codes is not None:
         _codes.append(code)
     elif code:
         raise RuntimeError(f"the job failed with exit code {code}")
 
 
-def _guarded(config: DictConfig, overrides: list[str], folder: Path) -> int:
+def _run_config(config: DictConfig, overrides: tuple[str, ...], folder: Path) -> int:
+    """Run what Hydra composed; the exit code."""
+    from ltx2.app.schema import settings_of
+    from ltx2.experiment.cell import Job
+    from ltx2.experiment.sweep.plan import read_plan
+    from ltx2.experiment.sweep.table import QuietConsole
+
+    plan = read_plan(folder.parent)
+    cell = None if plan is None else plan.cell_in(folder.name)
+    if plan is not None and cell is not None:
+        with QuietConsole():
+            cell = replace(cell, settings=settings_of(config))
+            done = run_cell(cell, folder.parent, plan.sweep)
+        return 0 if done.status == "completed" else 1
+
+    def run() -> None:
+        settings = settings_of(config)
+        check_settings(settings, overrides)
+        _check_no_sweep(settings)
+        if settings.plan:
+            from ltx2.app.ahead import plan_text
+
+            sys.stdout.write(plan_text(settings) + "\n")
+            return
+        TASKS[settings.task](settings, folder, Job(overrides))
+
     try:
-        with run_log(folder) as file_log:
-            try:
-                _run_task(config, overrides, folder)
-            except Exception as error:
-                failure = failure_of(error)
-                file_log(failure.line, None if failure.expected else error)
-                return _report(failure, bool(config.get("debug")))
+        failure = _failure(run, folder, bool(config.get("debug")))
     finally:
         remove_if_unused(folder, Path(config.paths.outputs))
-    return 0
+    if failure is None:
+        return 0
+    sys.stderr.write(f"{failure.line}\n")
+    return failure.code
 
 
-def _run_task(config: DictConfig, overrides: list[str], folder: Path) -> None:
+def _check_no_sweep(settings: Root) -> None:
+    """Refuse what only a sweep would read."""
+    from ltx2.app.schema import SweepSettings
+
+    for key, default in vars(SweepSettings()).items():
+        if getattr(settings.sweep, key) != default:
+            raise UserError(f"sweep.{key} has no effect on a single run; add -m")
+
+
+def run_cell(cell: Cell, sweep_folder: Path, sweep: str) -> CellResult:
+    """Run one cell of a sweep in its folder; a failure is recorded there and does not raise."""
+    from ltx2.experiment.cell import Job
+    from ltx2.experiment.sweep.status import CellResult, write_failure
+
+    folder = sweep_folder / cell.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    job = Job(cell.overrides, sweep, cell.values)
+    run = partial(TASKS[cell.settings.task], cell.settings, folder, job)
+    began = time.monotonic()
+    failure = _failure(run, folder, cell.settings.debug)
+    seconds = time.monotonic() - began
+    if failure is None:
+        return CellResult(cell.index, "completed", seconds)
+    error = failure.line.removeprefix("error: ")
+    write_failure(folder, cell, sweep, error, seconds)
+    return CellResult(cell.index, "failed", seconds, error)
+
+
+def prepare_cells(cells: Sequence[Cell]) -> None:
+    """Encode the prompts of all cells at once; what fails here fails again in its cell."""
+    from ltx2.app.ahead import encode_texts
+
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        encode_texts([cell.settings for cell in cells], _session())
+    except Exception as error:
+        log.warning("prompts are encoded one by one: %s", error)
+
+
+def _failure(run: Callable[[], None], folder: Path, debug: bool) -> Failure | None:
+    """What went wrong while `run` ran, which the folder's log tells too; None if nothing did."""
+    with run_log(folder) as file_log:
+        try:
+            run()
+        except Exception as error:
+            failure = failure_of(error)
+            file_log(failure.line, None if failure.expected else error)
+            if debug:
+                traceback.print_exc()
+            return failure
+    return None
+
+
+def check_settings(settings: Root, overrides: Sequence[str]) -> None:
+    """Raise UserError for settings that no run can have, or an override without effect."""
     from ltx2.app.effects import check_effects, check_required
-    from ltx2.app.schema import settings_of
 
-    settings = settings_of(config)
     if settings.task not in TASKS:
         hint = nearest(settings.task, TASKS)
         raise UserError(f"task={settings.task} is unknown{hint}; use {', '.join(TASKS)}")
     check_required(settings)
     check_effects(settings, [key_of(text) for text in overrides])
-    TASKS[settings.task](settings, folder)
 
 
 def generate(settings: Root, folder: Path, job: Job | None = None) -> None:
     """Make one clip; the backend's framework is imported only when the plan has been accepted."""
-    from ltx2.app.build import build, build_table
+    from ltx2.app.ahead import make_backend
+    from ltx2.app.build import build_table
     from ltx2.experiment.cell import Job
     from ltx2.experiment.diary import Extras
     from ltx2.experiment.run import generate as run
@@ -194,9 +285,29 @@ def generate(settings: Root, folder: Path, job: Job | None = None) -> None:
         metrics=build_table("metrics", settings.metrics),
         trackers=Trackers({"local": local} | loggers),
     )
-    make_backend = partial(build, settings.backend)
-    path = run(settings, make_backend, folder, show_progress=sys.stderr.isatty(), extras=extras)
+    # A sweep shows all its cells in one table.
+    shows = sys.stderr.isatty() and extras.job.sweep is None
+    if settings.download:
+        from ltx2.app.downloads import download
+
+        download(settings)
+    backend = partial(make_backend, settings)
+    path = run(settings, backend, folder, show_progress=shows, extras=extras)
     log.info("wrote %s", path)
+    if extras.job.sweep is None:
+        _write_index(Path(settings.paths.outputs))
+
+
+def _write_index(outputs: Path) -> None:
+    """Renew the page over all runs, as long as that takes no time that anybody would notice."""
+    from ltx2.experiment.dashboard.page import write_index_page
+
+    if sum(1 for _ in outputs.glob("*/*/run.json")) > MOST_INDEXED:
+        return
+    try:
+        write_index_page(outputs)
+    except Exception as error:  # a page about runs is no reason for a run to fail
+        log.warning("the page over all runs is not renewed: %s", error)
 
 
 @functools.cache
@@ -207,7 +318,7 @@ def _session() -> Session:
     return Session()
 
 
-TASKS: dict[str, Callable[[Any, Path], None]] = {"generate": generate}
+TASKS: dict[str, Callable[[Any, Path, Any], None]] = {"generate": generate}
 
 
 def _interrupted() -> int:
@@ -217,8 +328,6 @@ def _interrupted() -> int:
 
 def _report(failure: Failure, debug: bool) -> int:
     if debug:
-        import traceback
-
         traceback.print_exc()
     sys.stderr.write(f"{failure.line}\n")
     return failure.code

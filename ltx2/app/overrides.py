@@ -165,7 +165,8 @@ def _option_problem(group: str, value: str, options: list[str]) -> str | None:
     if value in ("null", ""):
         several = ", or [] for none" if group in SEVERAL else ""
         return f"{group}={value} chooses nothing; use {', '.join(options)}{several}"
-    for name in (name.strip(" []'\"") for name in value.split(",")):
+    names = [] if "(" in value else value.split(",")  # glob(...) and choice(...) are Hydra's
+    for name in (name.strip(" []'\"") for name in names):
         if name and name not in options:
             return f"{group}={name} is unknown{nearest(name, options)}; use {', '.join(options)}"
     return None
@@ -185,6 +186,8 @@ def _key_problem(key: str, known: dict[str, list[str]], overrides: list[str]) ->
             problem = _entry_problem(done, part, known, overrides)
             if problem is not None:
                 return problem
+            if done in (["metrics"], ["logger"]):
+                return _object_problem(key, overrides)
             kind = typing.get_args(kind)[1]
         elif dataclasses.is_dataclass(kind):
             names = typing.get_type_hints(kind)
@@ -197,6 +200,33 @@ def _key_problem(key: str, known: dict[str, list[str]], overrides: list[str]) ->
             return f"{key}: {'.'.join(done)} is a single value without keys below it"
         done.append(part)
     return None
+
+
+def _object_problem(key: str, overrides: list[str]) -> str | None:
+    """A key that a metric or logger does not take; its option's file lists those it takes."""
+    group, entry, *rest = key.split(".")
+    tables = [_table(group, option, entry) for option in _chosen(group, overrides)]
+    keys = sorted({name for table in tables for name in table})
+    if not rest or not keys or rest[0] in keys:
+        return None
+    return f"{group}.{entry} has no key '{rest[0]}'{nearest(rest[0], keys)}; use {', '.join(keys)}"
+
+
+def _table(group: str, option: str, entry: str) -> list[str]:
+    """Keys of `entry` in the file of an option, which may be a bundle of several."""
+    from yaml import safe_load
+
+    from ltx2.app.groups import config_folders
+
+    for folder in config_folders([]):
+        path = folder / group / f"{option}.yaml"
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            content = safe_load(text) or {}
+            bundle = text.startswith(f"# @package {group}\n")
+            table = content.get(entry, {}) if bundle else content if option == entry else {}
+            return [key for key in table if not key.startswith("_")]
+    return []
 
 
 def _unwrapped(kind: Any) -> Any:
@@ -221,7 +251,7 @@ def _entry_problem(
         return None
     group = done[0]
     chosen = list(_chosen(group, overrides))
-    if name in chosen:
+    if name in chosen or any(_table(group, option, name) for option in chosen):
         return None
     if chosen:
         return (
@@ -288,7 +318,12 @@ def _file_problem(error: Exception) -> str | None:
     lines = str(error).splitlines()
     if not lines or not lines[0].startswith("In '"):
         return None
-    return f"{lines[0].split(':')[0].replace('In ', 'in config file ')}: {_detail(lines[1:])}"
+    where, _, told = lines[0].partition(":")
+    if "Could not find" in told:
+        names = [line.strip() for line in lines[1:] if line.startswith("\t")]
+        options = ", ".join(name for name in names if "=" not in name)
+        return f"{told.strip()}; use {options}" if options else told.strip()
+    return f"{where.replace('In ', 'in config file ')}: {_detail(lines[1:])}"
 
 
 def _detail(lines: list[str]) -> str:

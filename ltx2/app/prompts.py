@@ -9,6 +9,9 @@ from ltx2.errors import UserError
 
 _PROMPTS_FILE = "--prompts-file"
 _OPTIONS = {"--prompt": "prompt", "--negative-prompt": "negative_prompt"}
+_EXAMPLES = dict.fromkeys(_OPTIONS, "a text, as in --prompt 'a calm sea at dawn'") | {
+    _PROMPTS_FILE: f"a file, as in {_PROMPTS_FILE} prompts.txt"
+}
 
 
 def quote(text: str) -> str:
@@ -25,36 +28,9 @@ def quote(text: str) -> str:
     return "'" + text.replace("'", r"\'") + "'"
 
 
-def prompt_file_jobs(arguments: list[str]) -> list[list[str]] | None:
-    """The argument lists of the jobs that `--prompts-file FILE` asks for; None without it.
-
-    Each entry of the file is a job of its own: its prompt and overrides follow the other
-    arguments, so that they win.
-    """
-    rest: list[str] = []
-    files: list[str] = []
-    items = iter(arguments)
-    for item in items:
-        name, equals, value = item.partition("=")
-        if name != _PROMPTS_FILE:
-            rest.append(item)
-            continue
-        path = value if equals else next(items, None)
-        if path is None:
-            raise UserError(f"{_PROMPTS_FILE} needs a file, as in {_PROMPTS_FILE} prompts.txt")
-        files.append(path)
-    if not files:
-        return None
-    if len(files) > 1 or any(item.partition("=")[0] in ("--prompt", "prompt") for item in rest):
-        raise UserError(f"{_PROMPTS_FILE} gives the prompts; give it once and no other prompt")
-    from ltx2.pipelines.prompts import read_prompts
-
-    jobs = []
-    for entry in read_prompts(Path(files[0])):
-        own = [f"{key}={_value(value)}" for key, value in entry.overrides.items()]
-        kept = [item for item in rest if item.partition("=")[0] not in entry.overrides]
-        jobs.append([*kept, f"prompt={quote(entry.prompt)}", *own])
-    return jobs
+def override(key: str, value: object) -> str:
+    """`KEY=VALUE` in Hydra's grammar for a plain value such as one read from YAML."""
+    return f"{key}={_value(value)}"
 
 
 def _value(value: object) -> str:
@@ -62,32 +38,57 @@ def _value(value: object) -> str:
         return str(value).lower() if value is not None else "null"
     if isinstance(value, list):
         return "[" + ",".join(_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_value(item)}" for key, item in value.items()) + "}"
     return quote(value) if isinstance(value, str) else str(value)
 
 
 def quote_prompts(arguments: list[str]) -> list[str]:
-    """Arguments with `--prompt TEXT` and `--negative-prompt TEXT` turned into overrides.
+    """Arguments with prompts turned into overrides that Hydra reads as they were meant.
 
-    Several prompts become a sweep, which needs -m: it is added.
+    Several prompts become a sweep, which needs -m: it is added. `--prompts-file FILE` is the
+    sweep over the file's entries, sweep.cells=FILE.
     """
-    rest: list[str] = []
-    texts: dict[str, list[str]] = {}
-    items = iter(arguments)
-    for item in items:
-        name, equals, value = item.partition("=")
-        if name not in _OPTIONS:
-            rest.append(item)
-            continue
-        text = value if equals else next(items, None)
-        if text is None:
-            raise UserError(f"{name} needs a text, as in {name} 'a calm sea at dawn'")
-        texts.setdefault(_OPTIONS[name], []).append(text)
-    negatives = texts.get("negative_prompt", [])
+    rest, given = _prompt_options(arguments)
+    files = given.pop(_PROMPTS_FILE, [])
+    named = {item.partition("=")[0] for item in rest}
+    if len(files) > 1 or (files and ("--prompt" in given or "prompt" in named)):
+        raise UserError(f"{_PROMPTS_FILE} gives the prompts; give it once and no other prompt")
+    if files and "sweep.cells" in named:
+        raise UserError(f"{_PROMPTS_FILE} and sweep.cells both list cells; keep one")
+    negatives = given.get("--negative-prompt", [])
     if len(negatives) > 1:
         raise UserError(f"--negative-prompt is given {len(negatives)} times; keep one")
-    rest += [f"{key}={','.join(map(quote, values))}" for key, values in texts.items()]
-    if len(texts.get("prompt", [])) > 1 and not {"-m", "--multirun"} & set(rest):
+    rest += [f"{_OPTIONS[name]}={','.join(map(quote, texts))}" for name, texts in given.items()]
+    rest += [f"sweep.cells={quote(path)}" for path in files]
+    several = files or len(given.get("--prompt", [])) > 1
+    if several and not {"-m", "--multirun"} & set(rest):
         if "--cfg" in rest or "-c" in rest:
             raise UserError("--cfg shows one job; give one --prompt")
         rest.append("-m")
     return rest
+
+
+def _prompt_options(arguments: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The other arguments, and what was given with each of the options."""
+    rest: list[str] = []
+    given: dict[str, list[str]] = {}
+    items = iter(arguments)
+    for item in items:
+        name, equals, value = item.partition("=")
+        if name not in (*_OPTIONS, _PROMPTS_FILE):
+            rest.append(item)
+            continue
+        text = value if equals else next(items, None)
+        if text is None:
+            raise UserError(f"{name} needs {_EXAMPLES[name]}")
+        given.setdefault(name, []).append(text)
+    return rest, given
+
+
+def check_prompts_file(arguments: list[str]) -> None:
+    """Raise UserError for a file of --prompts-file with an entry that is no prompt."""
+    from ltx2.pipelines.prompts import read_prompts
+
+    for path in _prompt_options(arguments)[1].get(_PROMPTS_FILE, []):
+        read_prompts(Path(path))

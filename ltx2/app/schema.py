@@ -21,9 +21,10 @@ class BackendSettings:
 
 @dataclass
 class TorchSettings(BackendSettings):
-    """attention: auto, sdpa, chunked, flash or sage."""
+    """attention: auto, sdpa, chunked, flash or sage; neighbourhood: plain or natten."""
 
     attention: str = "auto"
+    neighbourhood: str = "plain"
 
 
 @dataclass
@@ -45,12 +46,14 @@ class SweepSettings:
     `name` begins the sweep's folder name. `zip` lists axes that advance together: one list of
     keys, or a list of such lists. `cells` is a YAML file with a list of override tables, one per
     cell. `order` is auto (cells that share a model, LoRAs and prompt run one after another) or
-    given. The sweep stops after `max_failures` failed cells; `dry_run` only prints the grid.
+    given. `grid` gives axes from a file: lists of values by key; the command line's own come first.
+    The sweep stops after `max_failures` failed cells; `dry_run` only prints the grid.
     """
 
     name: str = ""
     zip: list[Any] = field(default_factory=list)
     cells: str = ""
+    grid: dict[str, Any] = field(default_factory=dict)
     order: str = "auto"
     max_failures: int | None = None
     dry_run: bool = False
@@ -61,8 +64,10 @@ class SweepSettings:
 class OptimizeSettings:
     """A search (Optuna) over the swept values instead of the whole grid.
 
-    `metrics` are names of metrics, `directions` minimize or maximize for each, `trials` how many
-    cells are run; 0 trials: no search. `sampler` is tpe, random, grid or nsga2.
+    `metrics` are names of metrics, `directions` minimize or maximize for each (empty: what is
+    better in that metric), `trials` how many cells are completed; 0 trials: no search. `sampler`
+    is tpe, random, grid or nsga2. `batch` cells are asked for at a time (0: as many as the
+    launcher runs at a time); a search learns from those before.
     """
 
     metrics: list[str] = field(default_factory=list)
@@ -70,11 +75,14 @@ class OptimizeSettings:
     trials: int = 0
     sampler: str = "tpe"
     seed: int = 0
+    batch: int = 0
 
 
 @dataclass
 class Root(Settings):
     """Everything `launch.py` accepts. `debug` shows tracebacks; `plan` only prints what would run.
+
+    `download` fetches the files that the run needs and this machine lacks.
 
     `metrics` and `logger` are tables of objects by name, each with its `_target_`.
     """
@@ -82,6 +90,7 @@ class Root(Settings):
     task: str = "generate"
     debug: bool = False
     plan: bool = False
+    download: bool = False
     cache: CacheSettings = field(default_factory=CacheSettings)
     metrics: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
@@ -120,7 +129,7 @@ def register_schema() -> None:
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
-    from ltx2.app.folders import slug, stamp
+    from ltx2.app.folders import stamp
 
     store = ConfigStore.instance()
     store.store(name="ltx2_schema", node=Root)
@@ -128,4 +137,3 @@ def register_schema() -> None:
     store.store(group="schema/backend", name="mlx", node=MlxSettings)
     started = stamp()
     OmegaConf.register_new_resolver("ltx2.stamp", lambda: started, use_cache=True, replace=True)
-    OmegaConf.register_new_resolver("ltx2.slug", slug, replace=True)

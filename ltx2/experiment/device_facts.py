@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import platform
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,7 +24,6 @@ class DeviceFacts:
     kind: str
     fast_bf16: bool
     description: dict[str, Any]
-    free_bytes_then: int
 
     def describe(self) -> dict[str, Any]:
         """As the backend said."""
@@ -34,18 +32,14 @@ class DeviceFacts:
 
 def facts_of(backend: Any) -> DeviceFacts:
     """The facts of an open backend."""
-    return DeviceFacts(
-        backend.kind, bool(backend.fast_bf16), dict(backend.describe()), int(backend.free_bytes())
-    )
+    return DeviceFacts(backend.kind, bool(backend.fast_bf16), dict(backend.describe()))
 
 
 def remember(outputs: Path, options: Any, backend: Any) -> None:
     """Note the facts of `backend`, which was made from the settings `options`."""
     known = _read(outputs)
     entry = asdict(facts_of(backend))
-    before = known.get(_key(options))
-    # Free memory changes all the time; that alone is no reason to write.
-    if before is not None and before | {"free_bytes_then": 0} == entry | {"free_bytes_then": 0}:
+    if known.get(_key(options)) == entry:
         return
     try:
         outputs.mkdir(parents=True, exist_ok=True)
@@ -54,17 +48,14 @@ def remember(outputs: Path, options: Any, backend: Any) -> None:
         log.debug("%s is not written: %s", FILE, error)
 
 
-def recall(outputs: Path, options: Any, make_backend: Callable[[], Any]) -> DeviceFacts:
-    """The noted facts for `options`, or those of the backend, which is then opened for them."""
+def recall(outputs: Path, options: Any) -> DeviceFacts | None:
+    """The noted facts for the settings `options`; None before the first run with them."""
     entry = _read(outputs).get(_key(options))
-    if entry is not None:
-        try:
-            return DeviceFacts(**entry)
-        except TypeError:
-            log.debug("%s is of another version", FILE)
-    backend = make_backend()
-    remember(outputs, options, backend)
-    return facts_of(backend)
+    try:
+        return None if entry is None else DeviceFacts(**entry)
+    except TypeError:
+        log.debug("%s is of another version", FILE)
+        return None
 
 
 def _key(options: Any) -> str:

@@ -9,15 +9,17 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ltx2
 from ltx2.media.atomic import replacing
 from ltx2.pipelines.cost import phase_costs
 from ltx2.pipelines.files import recorded_settings
-from ltx2.pipelines.plan import Plan
-from ltx2.pipelines.runner import Outcome
 from ltx2.weights.header import header_hash, read_header
+
+if TYPE_CHECKING:
+    from ltx2.pipelines.plan import Plan
+    from ltx2.pipelines.runner import Outcome
 
 PACKAGES = ("numpy", "safetensors", "tokenizers", "av", "hydra-core", "torch", "mlx")
 

@@ -35,7 +35,7 @@ from ltx2.pipelines.planning import make_plan
 from ltx2.pipelines.progress import Quiet
 from ltx2.pipelines.resident import Resident
 from ltx2.pipelines.runner import Runner
-from ltx2.pipelines.settings import Settings
+from ltx2.pipelines.settings import CacheSettings, Settings
 from ltx2.pipelines.timed import timed_plan
 from ltx2.pipelines.unfinished import unfinished
 from ltx2.pipelines.watching import StageWatch
@@ -132,7 +132,7 @@ def generate(
 def _kept(plan: Plan, extras: Extras) -> tuple[Keeping, Resident | None]:
     """Where results and models are kept for this run and others."""
     session = extras.session or Session()
-    keeping = Keeping() if extras.cache is None else session.keeping(extras.cache)
+    keeping = session.keeping(extras.cache or CacheSettings(mode="off"))
     # Models are kept only for a process that goes on to other runs.
     return keeping, None if extras.session is None else session.resident(plan.settings)
 
@@ -202,7 +202,9 @@ def resolved_yaml(settings: Settings) -> str:
     """The settings with every preset value filled in, as YAML."""
     import yaml
 
-    return yaml.safe_dump(recorded_settings(settings), sort_keys=False, allow_unicode=True)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    plain = recorded_settings(settings)
+    return yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=True)
 
 
 def describe(plan: Plan, dtypes: dict[str, str]) -> str:
