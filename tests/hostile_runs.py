@@ -16,6 +16,10 @@ SMALL = {
 }  # fmt: skip
 
 
+# Below an outputs folder: the stage cache, the index of runs, what is known of the device.
+SHARED = ("cache", "index.", "devices.json")
+
+
 class CommandLine:
     """`python launch.py` in this process, writing below `folder`."""
 
@@ -49,8 +53,10 @@ class CommandLine:
         return lines[0].removeprefix("error: ")
 
     def left(self) -> list[Path]:
-        """What the runs left below their outputs folder."""
-        return sorted((self.folder / "outputs").rglob("*"))
+        """What the runs left below their outputs folder, beside what all runs share there."""
+        outputs = self.folder / "outputs"
+        found = (path for path in outputs.rglob("*") if path != outputs / SHARED[0])
+        return sorted(p for p in found if not p.relative_to(outputs).parts[0].startswith(SHARED))
 
     def only(self, name: str) -> Path:
         """The one file called `name` that the runs made."""

@@ -43,7 +43,7 @@ MISTAKES = {
     "scheduler.sigmas=abc": "scheduler.sigmas=abc is not a list of numbers such as [1.0,0.5,0.0]",
     "lora=user lora.user.strength=big": "lora.user.strength=big is not a number",
     "backend.devise=cpu": "'backend.devise' is no key of this backend; did you mean 'device'?;"
-    " use device, attention",
+    " use device, attention, neighbourhood",
     "backend=mlx backend.attention=sdpa": "'backend.attention' is no key of this backend;"
     " use device",
     "guidance.video.cgf=3": "'guidance.video.cgf' is no key in 'guidance.video';"
@@ -70,7 +70,7 @@ MISTAKES = {
     " as model.files.checkpoint.file=PATH",
 }
 WITHOUT_EFFECT = {
-    "sampler.eta=0.3": "sampler=euler does not use it",
+    "sampler.eta=0.3": "sampler=auto does not use it",
     "sampler=res_2s sampler.s_noise=1.0": "sampler=res_2s does not use it",
     "scheduler=beta scheduler.terminal=0.1": "scheduler=beta does not use it",
     "pipeline=distilled scheduler.steps=8": "the 9 given sigmas are the whole schedule",

@@ -143,7 +143,7 @@ def test_ctrl_c_while_sampling_keeps_a_partial_record(line, tmp_path):
     code, told = interrupted(tmp_path, "step=2", *small)
     assert code == 130 and told.endswith("interrupted\n") and "Traceback" not in told
     names = sorted(path.name for path in line.left() if path.is_file())
-    assert names == ["config.yaml", "run.json", "run.log"]
+    assert names == ["config.yaml", "run.json", "run.log", "steps.jsonl"]
     told = record(line)
     assert told["status"] == "interrupted" and 3 <= len(told["steps"]) < 500
     assert [phase["phase"] for phase in told["phases"]] == ["text", "load transformer"]
@@ -155,7 +155,7 @@ def test_ctrl_c_while_encoding_leaves_no_clip(line, tmp_path):
     code, told = interrupted(tmp_path, "audio decode:", *small)
     assert code == 130 and told.endswith("interrupted\n") and "Traceback" not in told
     names = sorted(path.name for path in line.left() if path.is_file())
-    assert names == ["config.yaml", "run.json", "run.log"]
+    assert names == ["config.yaml", "run.json", "run.log", "steps.jsonl"]
     assert record(line)["phases"][-1]["phase"] == "audio decode"
 
 
@@ -231,7 +231,7 @@ def test_a_broken_part_is_named_with_its_statistic(part, checkpoint, line):
     last = err.splitlines()[-1]
     assert code == 2 and last.startswith(f"error: {told}"), err
     names = sorted(path.name for path in line.left() if path.is_file())
-    assert names == ["config.yaml", "run.json", "run.log"]
+    assert set(names) - {"steps.jsonl"} == {"config.yaml", "run.json", "run.log"}
     assert record(line)["status"] == "failed" and told in record(line)["error"]
 
 

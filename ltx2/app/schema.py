@@ -82,13 +82,15 @@ class OptimizeSettings:
 class Root(Settings):
     """Everything `launch.py` accepts. `debug` shows tracebacks; `plan` only prints what would run.
 
-    `download` fetches the files that the run needs and this machine lacks.
+    `download` fetches the files that the run needs and this machine lacks. `debug_dtypes` ends the
+    run at the first product of arrays of different dtypes.
 
     `metrics` and `logger` are tables of objects by name, each with its `_target_`.
     """
 
     task: str = "generate"
     debug: bool = False
+    debug_dtypes: bool = False
     plan: bool = False
     download: bool = False
     cache: CacheSettings = field(default_factory=CacheSettings)

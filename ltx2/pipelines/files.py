@@ -106,9 +106,10 @@ def needed_roles(settings: Settings) -> list[str]:
     roles = ["checkpoint", *(r for r in MODEL_ROLES[1:] if files.get(r, ModelFile()).file)]
     if settings.frames == "auto":
         roles.append("duration_head")
-    if any(stage.do == "sample" for stage in settings.pipeline.stages):
+    stages = [stage for stage in settings.pipeline.stages if stage.round <= settings.dfr.rounds]
+    if any(stage.do == "sample" for stage in stages):
         roles.append("text_encoder")
-    for stage in settings.pipeline.stages:
+    for stage in stages:
         if stage.do == "upscale":
             roles.append(stage.upscaler)
         if "distilled" in stage.loras and settings.model.kind == "dev":
