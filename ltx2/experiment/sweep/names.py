@@ -11,7 +11,7 @@ NAME_LENGTH = 40
 # Overrides that change how a sweep is run, not what it consists of.
 _HOW = re.compile(
     r"\+*(paths|cache|logger|preview|plan|download|debug|keep_loaded"
-    r"|sweep\.(order|max_failures|dry_run|optimize\.trials))[.=@]"
+    r"|sweep\.(order|max_failures|dry_run|optimize\.(trials|batch)))[.=@]"
 )
 
 
