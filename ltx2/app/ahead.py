@@ -59,9 +59,11 @@ def stage_actions(settings: Root, plan: Plan | None = None) -> dict[str, str]:
 def make_backend(settings: Root) -> Any:
     """The backend of the settings; what it is, is noted for later plans."""
     from ltx2.app.build import build
+    from ltx2.backends.mixed import refuse_mixed_products
     from ltx2.experiment.device_facts import remember
 
     backend = build(settings.backend)
+    refuse_mixed_products(settings.debug_dtypes)
     remember(Path(settings.paths.outputs), settings.backend, backend)
     return backend
 

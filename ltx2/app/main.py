@@ -57,12 +57,15 @@ _ENTRY = re.compile(r"\+*(lora|conditioning|metrics|logger)\.")
 _codes: list[int] | None = None
 
 
-def launch(arguments: list[str]) -> int:
-    """Run the application with command-line `arguments`; returns the exit code."""
+def launch(arguments: list[str], command: Sequence[str] = ()) -> int:
+    """Run the application with command-line `arguments`; returns the exit code.
+
+    `command` is what a record says was typed, if it was not `arguments`.
+    """
     global _codes
     _codes = []
     chosen: dict[str, list[str]] = {}
-    command = tuple(arguments)
+    command = tuple(command or arguments)
     debug = "debug=true" in (argument.lower() for argument in arguments)
     overrides: list[str] = []
     try:
@@ -276,11 +279,13 @@ def generate(settings: Root, folder: Path, job: Job | None = None) -> None:
     # program uses a core: 11 s instead of 0.7 s for the demo's first stage on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+    job = job or Job()
     loggers = build_table("logger", settings.logger)
     local = LocalTracker(settings.paths.outputs)
     extras = Extras(
-        job=job or Job(),
-        session=_session(),
+        job=job,
+        # A single run is the last one of its process: what it does not need any more can go.
+        session=None if job.sweep is None else _session(),
         cache=settings.cache,
         metrics=build_table("metrics", settings.metrics),
         trackers=Trackers({"local": local} | loggers),

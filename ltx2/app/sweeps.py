@@ -102,7 +102,9 @@ class Sweep:
     def __init__(self, setup: Setup, keys: Sequence[str], composer: Composer) -> None:
         self.setup, self.composer = setup, composer
         request, settings = setup.request, setup.settings
-        name = sweep_id(settings.name, keys, request.overrides)
+        # Two records rerun with the same overrides are two sweeps.
+        source = request.command[1:2] if request.command[:1] == ("rerun",) else ()
+        name = sweep_id(settings.name, keys, (*request.overrides, *source))
         self.folder = setup.folder or setup.outputs / "sweeps" / name
         optimize = asdict(settings.optimize) if settings.optimize.trials else None
         self.before = read_plan(self.folder)

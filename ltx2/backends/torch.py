@@ -17,7 +17,7 @@ from torch import Tensor
 from ltx2.backends import composed, torch_fused
 from ltx2.backends.composed import rotate as rotate
 from ltx2.backends.convolution import native_padding, padded_size, split_convolution
-from ltx2.backends.memory import host_free_bytes
+from ltx2.backends.memory import host_free_bytes, release_host_memory
 from ltx2.backends.torch_attention import attention as attention
 from ltx2.backends.torch_attention import choose_attention, choose_neighbourhood
 from ltx2.backends.torch_attention import neighbourhood_attention as neighbourhood_attention
@@ -284,7 +284,11 @@ class TorchBackend:
     @property
     def fast_bf16(self) -> bool:
         """Whether bfloat16 matrix products are faster than float32 ones on this device."""
-        return self.kind != "cpu" or _cpu_has_bf16()
+        if self.kind == "cuda":
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+        if self.kind == "mps":
+            return torch.backends.mps.is_macos_or_newer(14, 0)
+        return _cpu_has_bf16()
 
     def array(self, host: np.ndarray, dtype: str = "fp32") -> Tensor:
         """A host array on the device: floats in `dtype`, integers and booleans as they are."""
@@ -339,11 +343,13 @@ class TorchBackend:
             torch.mps.synchronize()
 
     def free(self) -> None:
-        """Return cached device memory."""
+        """Return cached memory of the device, or of the host where that is the device."""
         if self.kind == "cuda":
             torch.cuda.empty_cache()
         elif self.kind == "mps":
             torch.mps.empty_cache()
+        else:
+            release_host_memory()
 
     def free_bytes(self) -> int:
         """Memory that new arrays can take."""

@@ -29,6 +29,7 @@ from ltx2.media.tagging import write_comment
 from ltx2.pipelines.checks import CheckFailed
 from ltx2.pipelines.cost import phase_costs
 from ltx2.pipelines.files import recorded_settings
+from ltx2.pipelines.hdr import is_hdr
 from ltx2.pipelines.keeper import Keeping
 from ltx2.pipelines.plan import Plan
 from ltx2.pipelines.planning import make_plan
@@ -155,7 +156,7 @@ def _clip(plan: Plan, folder: Path, seams: Callable[[], Seams]) -> Clip:
     """What metrics know before the first frame."""
     height, width = (plan.height, plan.width) if plan.has_video else (0, 0)
     frames = plan.output_frames
-    return Clip(plan.settings.prompt, plan.fps, frames, height, width, folder, seams)
+    return Clip(plan.settings.prompt, plan.output_fps, frames, height, width, folder, seams)
 
 
 def _sink(plan: Plan, folder: Path, ending: str = "") -> ClipSink | SoundSink:
@@ -163,7 +164,7 @@ def _sink(plan: Plan, folder: Path, ending: str = "") -> ClipSink | SoundSink:
     if not plan.has_video:
         return SoundSink(folder, f"audio{ending}")
     name = f"video{ending}"
-    return ClipSink(folder, plan.settings.output, plan.fps, plan.output_frames, name)
+    return ClipSink(folder, plan.settings.output, plan.output_fps, plan.output_frames, name)
 
 
 def _decoded(runner: Runner, folder: Path) -> dict[str, Any]:
@@ -195,6 +196,9 @@ def component_dtypes(settings: Settings, backend: Any) -> dict[str, str]:
     default = chosen.pop("default")
     overrides = {name: value for name, value in chosen.items() if value is not None}
     assert set(overrides) <= set(COMPONENTS)
+    if is_hdr(settings):
+        # A step of half precision is wider than one of the files.
+        overrides = {"video_vae": "fp32"} | overrides
     return dtype_policy(backend, default, overrides)
 
 
@@ -210,8 +214,8 @@ def resolved_yaml(settings: Settings) -> str:
 def describe(plan: Plan, dtypes: dict[str, str]) -> str:
     """One line that says what is going to run."""
     calls = sum(stage.transformer_calls for stage in plan.stages)
-    seconds = plan.frames / plan.fps
-    picture = f"{plan.width}x{plan.height}, {plan.frames} frames at {plan.fps:g} fps, "
+    seconds, frames, fps = plan.seconds, plan.made_frames, plan.output_fps
+    picture = f"{plan.width}x{plan.height}, {frames} frames at {fps:g} fps, "
     return (
         f"{plan.settings.model.name}, {plan.settings.pipeline.name}:"
         f" {picture if plan.has_video else 'sound, '}{seconds:.2f} s,"

@@ -87,7 +87,7 @@ def phase_costs(plan: Plan) -> list[PhaseCost]:
             if stage.settings.audio_from not in (None, "input"):
                 rows.append(PhaseCost("audio decode", 1, sound_decoding(plan, parameters), "audio"))
             if stage.settings.video_from is not None:
-                per_frame = picture_decoding(plan) / plan.frames
+                per_frame = picture_decoding(plan) / plan.made_frames
                 if stage.settings.video_from == "input":
                     per_frame = 0.0
                 rows.append(PhaseCost("video decode", plan.output_frames, per_frame, "video"))
@@ -170,7 +170,7 @@ def _conditioning_tokens(plan: Plan, stage: StagePlan) -> float:
     area, tokens = stage.grid[1] * stage.grid[2], 0.0
     given = stage_conditions(plan, stage)
     for condition in given:
-        frame = condition.frame % plan.frames
+        frame = condition.frame % plan.asked_frames
         if condition.kind == "image" and (frame != 0 or stage.settings.keyframes):
             tokens += area
         elif condition.kind == "video" and frame != 0:
@@ -180,6 +180,10 @@ def _conditioning_tokens(plan: Plan, stage: StagePlan) -> float:
     if references:
         space, time = reference_scales(plan.settings, plan.files)
         tokens += references * stage.tokens / (space**2 * time)
+    if stage.settings.keyframe_slots:
+        tokens += len(plan.keyframe_slots) * area
+    if stage.settings.detail_from is not None:
+        tokens += plan.stage(stage.settings.detail_from).tokens
     return tokens
 
 
@@ -273,9 +277,7 @@ def _kernels(module: Any) -> int:
 
 
 def _full_grid(plan: Plan) -> Grid:
-    scale = plan.scale
-    frames = (plan.frames - 1) // scale.time + 1
-    return frames, plan.height // scale.space, plan.width // scale.space
+    return plan.decoded_grid
 
 
 def _overlap(plan: Plan) -> float:

@@ -22,8 +22,10 @@ from ltx2.pipelines.conditions import stage_conditions
 from ltx2.pipelines.cost import TEXT_TOKENS, WORDS, call_tokens, tower_tensors
 from ltx2.pipelines.decode_memory import DecodeMemory, decode_memory
 from ltx2.pipelines.plan import Plan, StagePlan
-from ltx2.weights.checkpoint import Part
+from ltx2.pipelines.quantisation import block_quantisation, stored_kinds, text_quantisation
+from ltx2.weights.checkpoint import Part, component_of
 from ltx2.weights.header import Header
+from ltx2.weights.quantise import held_bytes
 
 ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 STORED = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
@@ -36,7 +38,7 @@ BLOCK_COPIES = 24
 # Copies of the largest activation of a convolutional network.
 CONVOLUTION_COPIES = 6
 # MLX on a CPU unfolds the input of a convolution for the taps of its kernel.
-UNFOLDED_COPIES, UNFOLDED_SOUND_COPIES = 72, 40
+UNFOLDED_COPIES, UNFOLDED_SOUND_COPIES = 72, 33
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,8 @@ class PhaseMemory:
 
 def decoding_need(plan: Plan, place: Place, dtype: str) -> DecodeMemory:
     """What the runner will estimate when it chooses the tiles of the clip."""
-    config, scale = decoder_config(plan.header_of("video_vae")), plan.scale
-    frames = (plan.frames - 1) // scale.time + 1
-    grid = (frames, plan.height // scale.space, plan.width // scale.space)
-    return decode_memory(config, grid, place, dtype)
+    config = decoder_config(plan.header_of("video_vae"))
+    return decode_memory(config, plan.decoded_grid, place, dtype)
 
 
 def phase_memory(
@@ -139,7 +139,7 @@ class Estimate:
                 weights = transformer + self._upsampler(stage)
                 rows.append(self._row(stage.name, weights, self._upscaling(stage)))
             elif stage.settings.do == "decode":
-                rows += self._decoding(stage)
+                rows += self._decoding(stage, transformer if self._keeps else 0.0)
         return rows
 
     def _row(self, phase: str, weights: float, activations: float) -> PhaseMemory:
@@ -162,6 +162,10 @@ class Estimate:
 
     def _transformer(self) -> float:
         whole = self._part("transformer", "transformer")
+        header, how = self.plan.headers["checkpoint"], block_quantisation(self.plan.settings)
+        if how.at_load or stored_kinds(header):
+            names = [name for name in header.tensors if component_of(name) == "transformer"]
+            whole = held_bytes(header, names, how, ITEM_BYTES[self.dtypes["transformer"]])
         if len(self.plan.streams) == 2:
             return whole
         config = self.plan.transformer
@@ -171,7 +175,12 @@ class Estimate:
     def _loading(self, placed: float) -> PhaseMemory:
         """While weights are converted, the pages of the file that were read count too."""
         part = self.parts["transformer"]
-        if self.place.is_process and STORED.get(part.dtypes[0][0]) == self.dtypes["transformer"]:
+        as_stored = STORED.get(part.dtypes[0][0]) == self.dtypes["transformer"]
+        if (
+            self.place.is_process
+            and as_stored
+            and not block_quantisation(self.plan.settings).at_load
+        ):
             return self._row("load transformer", 0, 0)  # pages are read when they are used
         read = part.bytes if self.place.is_process else 0
         return self._row("load transformer", placed, read)
@@ -194,6 +203,10 @@ class Estimate:
         stored = sum(info.stop - info.start for info in read.values())
         dtype = next((info.dtype for info in tensors.values()), "BF16")
         tower = self._placed(values, stored, dtype, "text_encoder")
+        how = text_quantisation(self.plan.settings)
+        if how.at_load:
+            header = Header(self.plan.files["text_encoder"], tensors, {}, 0, 0)
+            tower = held_bytes(header, tensors, how, ITEM_BYTES[self.dtypes["text_encoder"]])
         names = ("text projections", "text connectors")
         return max(tower, sum(self._part(name, "connectors") for name in names))
 
@@ -232,24 +245,27 @@ class Estimate:
         grid = (stage.grid[0] if whole else 1, *stage.grid[1:])
         return SMALL + self._decoded(grid, None)
 
-    def _decoding(self, stage: StagePlan) -> list[PhaseMemory]:
+    @property
+    def _keeps(self) -> bool:
+        """Whether the transformer stays while the clip is decoded; auto is for sweeps."""
+        return str(self.plan.settings.keep_loaded).lower() == "true"
+
+    def _decoding(self, stage: StagePlan, kept: float) -> list[PhaseMemory]:
         rows = []
         if stage.settings.audio_from not in (None, "input"):
             weights = self._part("audio VAE decoder", "audio_vae")
             weights += self._part("vocoder", "vocoder")
-            rows.append(self._row("audio decode", weights, self._sound()))
+            rows.append(self._row("audio decode", kept + weights, self._sound()))
         if stage.settings.video_from not in (None, "input"):
             weights = self._part("video VAE decoder", "video_vae")
             activations = self._decoded(self._grid, self.tiling)
             activations += ENCODER if self.place.is_process else 0
-            rows.append(self._row("video decode", weights, activations))
+            rows.append(self._row("video decode", kept + weights, activations))
         return rows
 
     @property
     def _grid(self) -> Grid:
-        plan, scale = self.plan, self.plan.scale
-        frames = (plan.frames - 1) // scale.time + 1
-        return frames, plan.height // scale.space, plan.width // scale.space
+        return self.plan.decoded_grid
 
     def _decoded(self, grid: Grid, tiling: Tiling | None) -> float:
         config, dtype = decoder_config(self.plan.header_of("video_vae")), self.dtypes["video_vae"]

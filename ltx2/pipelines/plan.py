@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltx2.models.latents import AudioTiming, Grid, VideoScale, audio_latent_length
+from ltx2.models.latents import (
+    AudioTiming,
+    Grid,
+    VideoScale,
+    audio_latent_length,
+    video_latent_shape,
+)
 from ltx2.models.tiling import Tiling
 from ltx2.models.transformer_config import TransformerConfig
 from ltx2.pipelines.components.audio import AudioGeometry
+from ltx2.pipelines.dense import Canvas, dense_frames
 from ltx2.pipelines.guidance import GuidancePair
 from ltx2.pipelines.settings import Settings, StageSettings
 from ltx2.weights.checkpoint import Part, split_parts
@@ -30,8 +38,9 @@ class StagePlan:
     sigmas: tuple[float, ...] | None = None
     guidance: GuidancePair | None = None
     model_calls: int = 0  # denoiser calls of the sampler
-    repeats: int = 1  # windows of a long clip
+    repeats: int = 1  # windows of a long clip, tiles of a round
     tiles: TileGrid | None = None  # of the video in every denoiser call; None: whole
+    part_tokens: float | None = None  # video tokens of a round's tile, on average
 
     @property
     def name(self) -> str:
@@ -45,7 +54,8 @@ class StagePlan:
     @property
     def tokens_per_call(self) -> float:
         """Video tokens of one transformer call."""
-        return self.tokens if self.tiles is None else self.tiles.tokens
+        whole = self.tokens if self.part_tokens is None else self.part_tokens
+        return whole if self.tiles is None else self.tiles.tokens
 
     @property
     def transformer_calls(self) -> int:
@@ -78,12 +88,13 @@ class Plan:
     joined_frames: int | None = None  # frames of a given clip and its continuation
     wants_duration: bool = False  # `frames` is the most there may be: the prompt decides
     keyframe_slots: tuple[int, ...] = ()  # frames generated beside the clip
+    canvas: Canvas | None = None  # pipeline=dfr: `frames` are padded, and the rate is doubled
 
     def header_of(self, role: str) -> Header:
         """The file that holds a part of the model: its own, or the whole model's."""
         return self.headers.get(role, self.headers["checkpoint"])
 
-    @property
+    @cached_property
     def model_parts(self) -> dict[str, Part]:
         """The model's components by name; those of a file of their own replace the model file's."""
         headers = (self.header_of(role) for role in ("checkpoint", "video_vae", "audio_vae"))
@@ -121,9 +132,39 @@ class Plan:
         return any(s.settings.extend for s in self.stages)
 
     @property
+    def asked_frames(self) -> int:
+        """Frames that were asked for, among which conditions are placed."""
+        return self.frames if self.canvas is None else self.canvas.asked
+
+    @property
+    def made_frames(self) -> int:
+        """Frames of the clip that is made, padding left out."""
+        return self.frames if self.canvas is None else self.canvas.final_frames
+
+    @property
     def output_frames(self) -> int:
         """Frames of the clip that is written: more than are made when a clip is continued."""
-        return self.frames if self.joined_frames is None else self.joined_frames
+        return self.made_frames if self.joined_frames is None else self.joined_frames
+
+    @property
+    def output_fps(self) -> float:
+        """Rate of the clip that is written."""
+        return self.fps if self.canvas is None else self.fps * 2**self.canvas.rounds
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the clip that is made."""
+        return self.made_frames / self.output_fps
+
+    @property
+    def decoded_grid(self) -> Grid:
+        """Latent grid of the clip as it is decoded."""
+        frames = self.frames_of(0 if self.canvas is None else self.canvas.rounds)
+        return video_latent_shape(frames, self.height, self.width, self.scale)
+
+    def frames_of(self, rounds: int) -> int:
+        """Frames, padding included, after `rounds` doublings of the rate."""
+        return dense_frames(self.frames, rounds)
 
     @property
     def needs_negative(self) -> bool:

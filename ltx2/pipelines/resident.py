@@ -60,8 +60,9 @@ def resident_mode(value: Any) -> str:
 def part_key(header: Header, backend: Any, dtype: str, *more: Any) -> tuple[Any, ...]:
     """What a loaded model depends on."""
     changed = header.path.stat().st_mtime_ns
-    device = backend.describe()["device"]
-    return (str(header.path), header.file_size, changed, device, dtype, *more)
+    told = backend.describe()
+    place = told["backend"], told["device"]
+    return (str(header.path), header.file_size, changed, place, dtype, *more)
 
 
 def module_bytes(part: Any) -> int:

@@ -36,4 +36,9 @@ def main(arguments: list[str]) -> int:
     kept = [text for text in plan.command if not text.startswith("hydra.sweep.dir=")]
     named = {text.partition("=")[0] for text in given.overrides}
     kept = [text for text in kept if text.partition("=")[0] not in named]
-    return launch([*kept, *given.overrides, override("hydra.sweep.dir", str(folder))])
+    command = [*kept, *given.overrides, override("hydra.sweep.dir", str(folder))]
+    if command[0] == "rerun":
+        from ltx2.app.commands.rerun import main as rerun
+
+        return rerun(command[1:])
+    return launch(command)

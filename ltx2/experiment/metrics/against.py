@@ -48,6 +48,7 @@ class Against(Measure):
         if found.latents is not None and any(found.latents.glob("*.steps.safetensors")):
             self._latents = LatentDistance()
             self._latents.open(found, clip)
+            self.watches_steps = True
         if not self._parts:
             raise UserError(f"{found.key}={found.path} has nothing that this run makes, too")
         log.info("compared with %s: %s", found.path, ", ".join(p.names[0] for p in self._parts))

@@ -63,9 +63,13 @@ Results = dict[str, float | Curve]
 
 
 class Metric(Protocol):
-    """`names` are the numbers in every result, whatever was measured; a result may add more."""
+    """`names` are the numbers in every result, whatever was measured; a result may add more.
+
+    `watches_steps`: it cannot do without `step`, so that no stage may come from the cache.
+    """
 
     names: ClassVar[tuple[str, ...]]
+    watches_steps: bool
 
     def start(self, clip: Clip) -> None:
         """Before anything is computed. Raises UserError for what is missing or does not fit."""
@@ -89,6 +93,7 @@ class Measure:
     """A metric that looks at nothing; metrics say what they look at."""
 
     names: ClassVar[tuple[str, ...]] = ()
+    watches_steps = False
 
     def start(self, clip: Clip) -> None:
         """As `Metric.start`."""

@@ -69,6 +69,7 @@ class LatentDistance(Measure):
 
     def open(self, reference: Reference, clip: Clip) -> None:
         """As `start`, for a reference that was found already."""
+        self.watches_steps = True
         self._files = reference.steps(clip)
         self._curves: dict[str, Curve] = {}
         self._last = dict.fromkeys(self.names, UNKNOWN)
