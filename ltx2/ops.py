@@ -7,7 +7,7 @@ Each function picks its implementation by the type of its first array: torch ten
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -18,20 +18,32 @@ Array = Any  # torch.Tensor or mlx.core.array; the docstrings give shapes
 Pads = Sequence[tuple[int, int]]
 
 _BACKENDS = {"torch": "ltx2.backends.torch", "mlx": "ltx2.backends.mlx"}
+View = Callable[[ModuleType], Any]
+_view: list[View] = []
 
 
 @cache
-def _module(kind: type) -> ModuleType:
+def _module(kind: type) -> Any:
     for base in kind.__mro__:
         root = base.__module__.partition(".")[0]
         if root in _BACKENDS:
-            return importlib.import_module(_BACKENDS[root])
+            module = importlib.import_module(_BACKENDS[root])
+            return _view[0](module) if _view else module
     raise TypeError(f"{kind.__module__}.{kind.__name__} is not an array of a known backend")
 
 
-def _of(x: Array) -> ModuleType:
+def _of(x: Array) -> Any:
     kind: type = type(x)
     return _module(kind)
+
+
+def view_backends(view: View | None) -> None:
+    """Call the ops through `view(module)` instead of the backend's module; None: directly.
+
+    For debugging: see `ltx2.backends.mixed`.
+    """
+    _view[:] = [] if view is None else [view]
+    _module.cache_clear()
 
 
 # --- creation, dtypes, host -----------------------------------------------------------------

@@ -101,7 +101,7 @@ def has_fp8_products(kind: str, device: str) -> bool:
 def fp8_linear(x: Tensor, weight: Tensor, scale: float | Tensor) -> Tensor:
     if not x.is_cuda or x.shape[-1] % 16 or len(weight) % 16:
         return F.linear(from_fp8(x), from_fp8(weight)) * scale
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
     whole = torch.as_tensor(scale, dtype=torch.float32, device=x.device).reshape(())
     one = torch.ones((), device=x.device)
     y = torch._scaled_mm(rows, weight.t(), whole, one, out_dtype=torch.bfloat16)

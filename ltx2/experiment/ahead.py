@@ -11,7 +11,9 @@ from ltx2.experiment.session import Session
 from ltx2.pipelines.checks import Checks
 from ltx2.pipelines.components.text import encode_prompts
 from ltx2.pipelines.keeper import Keeper, Keeping
+from ltx2.pipelines.memory import choose, text_need
 from ltx2.pipelines.plan import Plan
+from ltx2.pipelines.quantisation import text_quantisation
 from ltx2.pipelines.reuse import predicted
 from ltx2.pipelines.settings import CacheSettings
 
@@ -62,6 +64,7 @@ def encode_ahead(
             plan.files["checkpoint"],
             types["text_encoder"],
             types["connectors"],
+            text_quantisation(plan.settings),
         )
         models.setdefault(model, (plan, types))
         for key, text in _absent(plan, backend, types, keeping):
@@ -93,10 +96,15 @@ def _absent(
 def _encode(plan: Plan, dtypes: dict[str, str], texts: list[_Text], backend: Any) -> None:
     log.info("encoding %d prompts", len(texts))
     folder, header = plan.files["text_encoder"], plan.headers["checkpoint"]
+    how = text_quantisation(plan.settings)
     with backend.inference():
         for start in range(0, len(texts), TOGETHER):
             part = texts[start : start + TOGETHER]
             prompts = [text.prompt for text in part]
-            contexts = encode_prompts(prompts, folder, header, backend, dtypes)
+            need = text_need(plan, dtypes["text_encoder"], len(prompts))
+            streaming = choose(plan, "text_encoder", need, backend.free_bytes(), {})
+            contexts = encode_prompts(
+                prompts, folder, header, backend, dtypes, None, how, streaming
+            )
             for text, context in zip(part, contexts, strict=True):
                 text.keeper.put_text(text.negative, context, None)

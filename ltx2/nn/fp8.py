@@ -1,4 +1,4 @@
-"""Linear layers whose weights are float8 (e4m3) codes with one scale (spec loading.md 5)."""
+"""Linear layers whose weights are float8 (e4m3) codes with one scale (spec loading.md 5, 6)."""
 
 from __future__ import annotations
 
@@ -8,61 +8,98 @@ from dataclasses import dataclass
 import numpy as np
 
 from ltx2 import ops
-from ltx2.nn.lora import Factors, weight_delta
+from ltx2.nn.lora import Factors, Fused, weight_delta
+from ltx2.nn.quant import QuantisedLinear
 from ltx2.ops import Array
 
 # The largest value of e4m3; larger ones must be clamped before the cast or become NaN.
 LARGEST = 448.0
+# Instead of zero, where it divides.
+SMALLEST = 1e-12
 
 
-def quantised(x: Array, factor: float) -> Array:
+def quantised(x: Array, factor: float | Array) -> Array:
     """e4m3 codes of x * factor, clamped to the range of the format."""
     return ops.to_fp8(ops.clamp(ops.f32(x) * factor, -LARGEST, LARGEST))
 
 
 @dataclass
-class Fp8Linear:
-    """(..., in) -> (..., out); `weight` holds e4m3 codes, the scales are floats."""
+class Fp8Linear(QuantisedLinear):
+    """(..., in) -> (..., out); `weight` holds e4m3 codes, the scales are floats.
+
+    `multiplies` also rounds the activations to float8, for the devices' own float8 products.
+    """
 
     weight: Array  # (out, in), codes
     weight_scale: float
     input_scale: float | None
     bias: Array | None = None
+    multiplies: bool = False
 
     @classmethod
     def requantised(
         cls, weight: Array, input_scale: float | None, bias: Array | None = None
     ) -> Fp8Linear:
         """A layer with `weight` (out, in) in float8 under a fresh scale: max |w| / 448."""
-        lowest, highest = (
-            float(ops.to_numpy(f(ops.f32(weight), (0, 1)))[0, 0]) for f in (ops.amin, ops.amax)
-        )
         # Many values are ties of the format: rounded in the reference's order, reciprocal first.
-        factor = np.float32(1) / np.float32(max(-lowest, highest)) * np.float32(LARGEST)
+        factor = np.float32(1) / np.float32(largest(weight) or LARGEST) * np.float32(LARGEST)
         scale = float(np.float32(1) / factor)
         return cls(quantised(weight, float(factor)), scale, input_scale, bias)
+
+    @classmethod
+    def cast(cls, weight: Array, bias: Array | None = None) -> Fp8Linear:
+        """A layer with `weight` and `bias` rounded to float8 as they are, without scales."""
+        if bias is not None:
+            bias = ops.like(ops.from_fp8(quantised(bias, 1)), bias)
+        return cls(quantised(weight, 1), 1.0, None, bias)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape[0], self.weight.shape[1]
 
     def dequantised(self) -> Array:
         """The weight (out, in) as float32."""
         return ops.from_fp8(self.weight) * self.weight_scale
 
     def __call__(self, x: Array) -> Array:
-        """Weight-only quantisation: the weight is unpacked to the dtype of `x` at use."""
-        return ops.linear(x, ops.like(self.dequantised(), x), self.bias)
+        """With the weight unpacked to the dtype of `x`, or in float8 if the layer `multiplies`."""
+        return self.fast(x) if self.multiplies else super().__call__(x)
 
     def quantised_input(self, x: Array) -> Array:
         """`x` as e4m3 values in float32, in units of `input_scale`."""
-        assert self.input_scale is not None, "the file has no input_scale"
-        return ops.from_fp8(quantised(x, 1 / self.input_scale))
+        return ops.from_fp8(quantised(x, 1 / self._input_scale(x)))
 
     def fast(self, x: Array) -> Array:
         """The product of float8 activations and float8 weights, as float8 hardware computes it."""
-        assert self.input_scale is not None, "the file has no input_scale"
-        product = ops.linear(self.quantised_input(x), ops.from_fp8(self.weight))
-        y = product * (self.input_scale * self.weight_scale)
+        scale = self._input_scale(x)
+        y = ops.fp8_linear(quantised(x, 1 / scale), self.weight, scale * self.weight_scale)
         return ops.like(y if self.bias is None else y + ops.f32(self.bias), x)
 
-    def fused(self, factors: Sequence[Factors]) -> Fp8Linear:
+    def _input_scale(self, x: Array) -> float | Array:
+        """The file's, or where it has none what makes the largest of `x` the format's largest."""
+        if self.input_scale is not None:
+            return self.input_scale
+        wide = ops.f32(x.reshape(-1, x.shape[-1]))
+        most = ops.amax(ops.where(wide < 0, -wide, wide), (0, 1))
+        # (1,), so that it broadcasts over activations of any rank.
+        return ops.clamp(most, SMALLEST).reshape(1) / LARGEST
+
+    def fused(self, factors: Sequence[Factors]) -> FusedFp8Linear:
         """With LoRAs added into the weight and the sum quantised anew."""
         weight = self.dequantised() + ops.f32(weight_delta(factors))
-        return Fp8Linear.requantised(weight, self.input_scale, self.bias)
+        made = FusedFp8Linear.requantised(weight, self.input_scale, self.bias)
+        made.multiplies = self.multiplies
+        assert isinstance(made, FusedFp8Linear)
+        return made
+
+
+@dataclass
+class FusedFp8Linear(Fused, Fp8Linear):
+    """An Fp8Linear with LoRAs in its weight."""
+
+
+def largest(weight: Array) -> float:
+    """max |w| of (out, in)."""
+    wide = ops.f32(weight)
+    low, high = (float(ops.to_numpy(f(wide, (0, 1)))[0, 0]) for f in (ops.amin, ops.amax))
+    return max(-low, high)

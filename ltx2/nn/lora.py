@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ltx2 import ops
 from ltx2.nn.layers import Linear
+from ltx2.nn.quant import QuantisedLinear
 from ltx2.ops import Array
 
 
@@ -29,12 +30,12 @@ class LoraLinear:
     `base` is any layer from (..., in) to (..., out), so quantised weights need no unpacking.
     """
 
-    base: Linear
+    base: Linear | QuantisedLinear
     down: Array  # (rank, in)
     up: Array  # (out, rank)
 
     @classmethod
-    def join(cls, base: Linear, factors: Sequence[Factors]) -> LoraLinear:
+    def join(cls, base: Linear | QuantisedLinear, factors: Sequence[Factors]) -> LoraLinear:
         """`base` with all `factors` beside it."""
         ups = [ops.like(ops.f32(f.up) * f.strength, f.up) for f in factors]
         return cls(base, ops.concat([f.down for f in factors], 0), ops.concat(ups, 1))
@@ -48,9 +49,13 @@ class LoraLinear:
         return self.base(x) + ops.linear(ops.linear(x, self.down), self.up)
 
 
+class Fused:
+    """Marks a layer whose weight has LoRAs added in; the weight without them is gone."""
+
+
 @dataclass
-class FusedLinear(Linear):
-    """A Linear whose weight has LoRAs added in; the weight without them is gone."""
+class FusedLinear(Fused, Linear):
+    """A Linear with LoRAs in its weight."""
 
 
 def weight_delta(factors: Sequence[Factors]) -> Array:

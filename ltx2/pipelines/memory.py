@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ltx2.errors import UserError, nearest
-from ltx2.pipelines.plan import Plan
-from ltx2.pipelines.quantisation import block_quantisation
+from ltx2.models.tokenizer import MAX_TOKENS
+from ltx2.pipelines.components.gemma import read_gemma
+from ltx2.pipelines.plan import Plan, StagePlan
+from ltx2.pipelines.quantisation import block_quantisation, text_quantisation
 from ltx2.pipelines.settings import MemorySettings, Settings
 from ltx2.weights.checkpoint import component_of
-from ltx2.weights.quantise import held_bytes
+from ltx2.weights.header import Header
+from ltx2.weights.quantise import BLOCKS, Quantisation, held_bytes
 from ltx2.weights.streaming import DISK, RAM, Streaming
 
 log = logging.getLogger(__name__)
@@ -20,8 +25,32 @@ MODES = ("auto", "resident", "stream")
 ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 # Of the free memory; the rest is for what the estimate does not see.
 USABLE = 0.9
-# Activations of a block that exist together, as multiples of its input, and passes of guidance.
-ROWS_AT_ONCE, PASSES = 16, 3
+# Activations of a block that exist together, as multiples of its input.
+ROWS_AT_ONCE = 16
+# Two by two tiles that overlap: the share of the tokens in one of them.
+TILED = 0.5
+QUANT = {"transformer": "quant.blocks", "text_encoder": "quant.text"}
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of a model: its weights, the largest of its blocks (0: none), a call beside them.
+
+    `cheaper`: the same as quant.*=int8 would hold it; `smaller`: what a call would take under
+    other settings, by the name of the setting.
+    """
+
+    weights: int
+    working: int
+    block: int = 0
+    blocks: int = 0
+    cheaper: int | None = None
+    smaller: tuple[tuple[str, int], ...] = ()
+
+    def streamed(self, ahead: int) -> int:
+        """The weights that are in memory when blocks pass: `ahead` + 2 blocks and the rest."""
+        held = min(ahead + 2, self.blocks) if self.blocks else 0
+        return self.weights - (self.blocks - held) * self.block
 
 
 @dataclass(frozen=True)
@@ -33,12 +62,14 @@ class Placement:
     reason: str
     weight_bytes: int
     free_bytes: int
+    shortage: str | None = None
 
     def record(self) -> dict[str, Any]:
         """What run.json keeps."""
         mode = "resident" if self.streaming is None else f"streamed from {self.streaming.source}"
         figures = {"weight_bytes": self.weight_bytes, "free_bytes": self.free_bytes}
-        return {"model": self.model, "mode": mode, "reason": self.reason} | figures
+        record = {"model": self.model, "mode": mode, "reason": self.reason} | figures
+        return record if self.shortage is None else record | {"shortage": self.shortage}
 
 
 def check_memory(settings: Settings) -> None:
@@ -60,35 +91,118 @@ def check_memory(settings: Settings) -> None:
         )
 
 
-def place(
-    given: MemorySettings, model: str, weight_bytes: int, working_bytes: int, free_bytes: int
-) -> Placement:
-    """How to load `model` of `weight_bytes`, which needs `working_bytes` more when it runs."""
+def choose(
+    plan: Plan, model: str, need: Need, free_bytes: int, statistics: dict[str, Any]
+) -> Streaming | None:
+    """How to load `model` (transformer or text_encoder); said, and recorded in `statistics`."""
+    placement = place(plan.settings.memory, model, need, free_bytes)
+    how = "loaded whole" if placement.streaming is None else "streamed"
+    log.info("the %s is %s: %s", model.replace("_", " "), how, placement.reason)
+    if placement.shortage is not None:
+        log.warning("%s", placement.shortage)
+    statistics.setdefault("memory", []).append(placement.record())
+    return placement.streaming
+
+
+def place(given: MemorySettings, model: str, need: Need, free_bytes: int) -> Placement:
+    """How to load `model`, where `free_bytes` are free."""
     mode = getattr(given, model)
     streaming: Streaming | None = Streaming(given.source, given.ahead)
-    need = f"{weight_bytes / 1e9:.1f} GB of weights and {working_bytes / 1e9:.1f} GB to run"
-    if mode != "auto":
-        reason = f"memory.{model}={mode}"
-        streaming = streaming if mode == "stream" else None
-    elif weight_bytes + working_bytes <= USABLE * free_bytes:
-        streaming, reason = None, f"{need} fit into {free_bytes / 1e9:.1f} GB"
-    else:
-        reason = f"{need} do not fit into {free_bytes / 1e9:.1f} GB"
-    return Placement(model, streaming, reason, weight_bytes, free_bytes)
+    told = f"{need.weights / 1e9:.1f} GB of weights and {need.working / 1e9:.1f} GB to run"
+    fits = need.weights + need.working <= USABLE * free_bytes
+    if mode == "resident" or (mode == "auto" and fits):
+        streaming = None
+    reason = f"memory.{model}={mode}"
+    if mode == "auto":
+        reason = f"{told} {'fit' if fits else 'do not fit'} into {free_bytes / 1e9:.1f} GB"
+    short = _shortage(given, model, need, free_bytes, streaming)
+    return Placement(model, streaming, reason, need.weights, free_bytes, short)
 
 
-def transformer_bytes(plan: Plan, dtype: str) -> tuple[int, int]:
-    """Bytes of the transformer's weights, and of what a call of it needs beside them."""
+def _shortage(
+    given: MemorySettings, model: str, need: Need, free: int, streaming: Streaming | None
+) -> str | None:
+    """One line for a model that will not fit as it is to be loaded: how much, and what helps."""
+    weights = need.weights if streaming is None else need.streamed(given.ahead)
+    lacking = weights + need.working - free
+    if lacking <= 0:
+        return None
+    fitting = [name for name, size in _ways(given, model, need, weights) if size <= free]
+    helps = ", ".join(fitting) if fitting else "a smaller height, width or number of frames"
+    return (
+        f"the {model.replace('_', ' ')} may run out of memory: it needs about"
+        f" {(weights + need.working) / 1e9:.1f} GB, {lacking / 1e9:.1f} GB more than is free;"
+        f" what helps: {helps}"
+    )
+
+
+def _ways(given: MemorySettings, model: str, need: Need, weights: int) -> Iterator[tuple[str, int]]:
+    """Settings that take less memory, and the bytes each takes."""
+    if weights == need.weights:
+        if need.blocks:
+            yield f"memory.{model}=stream", need.streamed(given.ahead) + need.working
+        if need.cheaper is not None:
+            yield f"{QUANT[model]}=int8", need.cheaper + need.working
+    elif given.ahead:
+        yield "memory.ahead=0", need.streamed(0) + need.working
+    for name, working in need.smaller:
+        yield name, weights + working
+
+
+def transformer_need(plan: Plan, dtype: str) -> Need:
+    """What the transformer and a call of it take."""
     item, header = ITEM_BYTES[dtype], plan.headers["checkpoint"]
     names = [name for name in header.tensors if component_of(name) == "transformer"]
-    weights = held_bytes(header, names, block_quantisation(plan.settings), item)
-    tokens = max(stage.tokens_per_call for stage in plan.stages if stage.sigmas is not None)
-    config = plan.transformer
+    sampled = [stage for stage in plan.stages if stage.sigmas is not None]
+    working = max(_call_bytes(plan, stage, item) for stage in sampled)
+    alone = max(_call_bytes(plan, stage, item, passes=1) for stage in sampled)
+    smaller = []
+    if alone < working:
+        smaller.append(("guidance.max_batch=1", alone))
+    if all(stage.tiles is None for stage in sampled):
+        smaller.append(("denoise_tiles=spatial", round(TILED * working)))
+    need = _weights([(header, names)], block_quantisation(plan.settings), item)
+    return replace(need, working=working, smaller=tuple(smaller))
+
+
+def text_need(plan: Plan, dtype: str, prompts: int) -> Need:
+    """What the text encoder takes, and the hidden states of `prompts` prompts of full length."""
+    item, files = ITEM_BYTES[dtype], read_gemma(plan.files["text_encoder"])
+    parts = [
+        (shard, [name for name in shard.tensors if component_of(name) == "language model"])
+        for shard in files.shards
+    ]
+    config = files.config
+    state = MAX_TOKENS * config.hidden * item
+    states = prompts * (len(config.layer_types) + 1)
+    need = _weights(parts, text_quantisation(plan.settings), item)
+    return replace(need, working=(states + ROWS_AT_ONCE) * state)
+
+
+def _call_bytes(plan: Plan, stage: StagePlan, item: int, passes: int | None = None) -> int:
+    """Activations of a transformer call with its guidance passes stacked, as the plan will."""
+    config, guidance = plan.transformer, stage.guidance
+    assert stage.sigmas is not None
+    tokens = stage.tokens_per_call
+    if passes is None:
+        steps = range(len(stage.sigmas) - 1)
+        most = max(guidance.passes_at(i, stage.sigmas[i]) for i in steps) if guidance else 1
+        passes = guidance.stacked(most, round(tokens + plan.audio_length)) if guidance else 1
     rows = tokens * config.video.width + plan.audio_length * config.audio.width
-    return weights, round(rows * item * ROWS_AT_ONCE * PASSES)
+    return round(rows * item * ROWS_AT_ONCE * passes)
 
 
-def tell(placement: Placement) -> None:
-    """Say what was chosen, where it is not the usual."""
-    if placement.streaming is not None:
-        log.info("%s is streamed: %s", placement.model, placement.reason)
+def _weights(parts: Iterable[tuple[Header, list[str]]], how: Quantisation, item: int) -> Need:
+    """The weights of the named tensors, and how they are divided into blocks."""
+    total, cheaper, sizes = 0, 0, Counter[str]()
+    for header, names in parts:
+        total += held_bytes(header, names, how, item)
+        cheaper += held_bytes(header, names, Quantisation("int8"), item)
+        by_block: dict[str, list[str]] = {}
+        for name in names:
+            if found := BLOCKS.search(name):
+                by_block.setdefault(found[0], []).append(name)
+        for block, own in by_block.items():
+            sizes[block] += held_bytes(header, own, how, item)
+    largest = max(sizes.values(), default=0)
+    return Need(total, 0, largest, len(sizes), cheaper if cheaper < total else None)

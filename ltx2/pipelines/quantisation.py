@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from ltx2.pipelines.settings import Settings
 from ltx2.weights.header import Header
 from ltx2.weights.quantise import DEFAULT_GROUP, MODES, Quantisation, check_patterns, is_in_block
 from ltx2.weights.quantise_stored import stored_kind
+
+log = logging.getLogger(__name__)
 
 # Modes whose layers take LoRAs into their weights: unpacked, or quantised anew.
 FUSABLE = ("unpack", "fp8", "fp8-cast")
@@ -58,7 +61,7 @@ def check_quantisation(
         raise UserError("quant.keep has no effect where nothing is quantised at load; drop it")
     checkpoint = headers["checkpoint"]
     stored = stored_kinds(checkpoint)
-    _check_keep(settings, files, checkpoint)
+    _check_layers(settings, files, checkpoint)
     _check_unpacking(settings, files, stored)
     _check_products(settings, checkpoint, stored)
     _check_fusing(settings, stored)
@@ -82,23 +85,45 @@ def _check_unpacking(settings: Settings, files: dict[str, Path], stored: set[str
         )
 
 
-def _check_keep(settings: Settings, files: dict[str, Path], checkpoint: Header) -> None:
-    """Every pattern must match a layer of what is quantised at load."""
-    if not settings.quant.keep:
-        return
-    names: list[str] = []
-    blocks, text = block_quantisation(settings), text_quantisation(settings)
-    if blocks.at_load:
-        names += layer_names(Transformer.declare(transformer_config(checkpoint)))
-    if text.at_load and "text_encoder" in files:
-        names += layer_names(read_gemma(files["text_encoder"]).declare())
-    chosen, key = (blocks, "quant.blocks") if blocks.at_load else (text, "quant.text")
-    check_patterns(chosen, names, key)
+def _check_layers(settings: Settings, files: dict[str, Path], checkpoint: Header) -> None:
+    """What is quantised at load must have layers that can be, and that `keep` speaks of."""
+    chosen = {
+        "quant.blocks": (block_quantisation(settings), lambda: _transformer(checkpoint)),
+        "quant.text": (text_quantisation(settings), lambda: _tower(files)),
+    }
+    made = {key: (how, widths()) for key, (how, widths) in chosen.items() if how.at_load}
+    for key, (how, widths) in made.items():
+        _check_widths(how, widths, key)
+    if made:
+        key, (how, _) = next(iter(made.items()))
+        check_patterns(how, [name for _, widths in made.values() for name in widths], key)
 
 
-def layer_names(module: Any) -> list[str]:
-    """Names of the linear layers of a declared module."""
-    return [slot.name for slot in slots(module) if isinstance(slot.value, Linear)]
+def _check_widths(how: Quantisation, widths: dict[str, int], key: str) -> None:
+    taken = {name: width for name, width in widths.items() if how.takes(name)}
+    unfit = [name for name, width in taken.items() if width % how.inputs_per_scale]
+    told = f"no multiple of {how.inputs_per_scale} inputs"
+    if taken and len(unfit) == len(taken):
+        raise UserError(
+            f"{key}={how.mode}: '{unfit[0]}' and all other layers have {told}, which share a scale;"
+            " use a smaller quant.group_size or fp8"
+        )
+    if unfit:
+        log.info("%s: %d of %d layers stay, with %s", key, len(unfit), len(taken), told)
+
+
+def _transformer(checkpoint: Header) -> dict[str, int]:
+    return _widths(Transformer.declare(transformer_config(checkpoint)))
+
+
+def _tower(files: dict[str, Path]) -> dict[str, int]:
+    return _widths(read_gemma(files["text_encoder"]).declare()) if "text_encoder" in files else {}
+
+
+def _widths(module: Any) -> dict[str, int]:
+    """Inputs of the linear layers of a declared module, by name."""
+    found = (slot for slot in slots(module) if isinstance(slot.value, Linear))
+    return {slot.name: slot.value.weight.shape[1] for slot in found}
 
 
 def stored_kinds(header: Header) -> set[str]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ltx2 import ops
+from ltx2.diffusion.loop import Sampler
 from ltx2.diffusion.noise import NoiseSource, TorchNoise
 from ltx2.diffusion.state import LatentState
 from ltx2.models.transformer import Transformer
@@ -30,6 +31,7 @@ from ltx2.pipelines.components.video import load_statistics
 from ltx2.pipelines.conditions import (
     Encoding,
     condition_items,
+    detail_reference,
     sound_reference,
     stage_conditions,
 )
@@ -39,9 +41,10 @@ from ltx2.pipelines.extension import extension_items
 from ltx2.pipelines.keeper import Keeper, Keeping
 from ltx2.pipelines.latents import Latents, StateBuilder
 from ltx2.pipelines.loras import LoraStack, StageContexts
-from ltx2.pipelines.memory import place, tell, transformer_bytes
+from ltx2.pipelines.memory import choose, transformer_need
 from ltx2.pipelines.noise import CountedNoise, DeviceNoise
 from ltx2.pipelines.observation import Observe, Observer
+from ltx2.pipelines.passes import stage_passes
 from ltx2.pipelines.phases import Phases
 from ltx2.pipelines.plan import Plan, StagePlan
 from ltx2.pipelines.preview import Previewer
@@ -50,13 +53,11 @@ from ltx2.pipelines.quantisation import block_quantisation, check_device
 from ltx2.pipelines.replay import Replayed, ending
 from ltx2.pipelines.resident import TRANSFORMER, Resident, part_key
 from ltx2.pipelines.sample_stage import StepLog, run_steps
-from ltx2.pipelines.sampling import stage_sampler
 from ltx2.pipelines.saved import load_latents, read_saved, write_latents
 from ltx2.pipelines.sources import encode_source
 from ltx2.pipelines.store import Entry
 from ltx2.pipelines.text_stage import encode_text
 from ltx2.pipelines.watching import NoStop, StageWatch, StopRequest
-from ltx2.pipelines.windows import joined, window_states, windows
 from ltx2.weights.header import Header
 
 log = logging.getLogger(__name__)
@@ -246,6 +247,9 @@ class Runner:
         if stage.settings.audio_reference is not None:
             shown = self.latents[stage.settings.audio_reference].audio
             items = [*items, sound_reference(self.plan, shown)]
+        if stage.settings.detail_from is not None:
+            shown = self.latents[stage.settings.detail_from].video
+            items = [*items, detail_reference(self.plan, shown)]
         transformer = self._ready_transformer(stage)
         contexts = StageContexts(
             self._loras,
@@ -260,14 +264,11 @@ class Runner:
         replayed = None if journal is None else Replayed(journal, self.backend)
         self.watch = StageWatch(self, stage, builder, replayed)
         with self.phase(stage.name, stage.transformer_calls), ending(replayed):
-            for window in windows(self.plan) if stage.settings.windows else [None]:
-                if window is None:
-                    states = builder.states(stage, start, items)
-                else:
-                    states = window_states(builder, stage, window, start, latents, items)
-                    self.watch.enter(latents, partial(joined, latents, window))
-                made = builder.latents(self._denoised(stage, states, transformer, contexts))
-                latents = made if window is None else joined(latents, window, made)
+            for part in stage_passes(builder, stage, start, items, self._injected):
+                states = part.states(latents)
+                self.watch.enter(latents, partial(part.joined, latents))
+                final = self._denoised(stage, states, transformer, contexts, part.sampler)
+                latents = part.joined(latents, builder.latents(final))
         self.latents[stage.name] = latents
         self.watch = None
         if self.observer is not None:
@@ -279,11 +280,11 @@ class Runner:
         states: dict[str, LatentState | None],
         transformer: Transformer,
         contexts: StageContexts,
+        sampler: Sampler,
     ) -> dict[str, LatentState | None]:
         """Run the stage's steps over `states`."""
         if self.observer is not None:
             self.observer.states(stage, states)
-        sampler = stage_sampler(self.plan.settings, stage.settings, self._injected)
         log = StepLog(stage, self.backend, self.outcome, self.on_step)
         assert self.watch is not None
         with self.stop.deferred():
@@ -318,8 +319,11 @@ class Runner:
             statistics = load_statistics(self.plan.header_of("video_vae"), self.backend, "fp32")
             video = ops.f32(upsample(network, statistics, source.video))
             self.require_finite(stage.name, video, "an upscaler of another generation")
+            slots = source.slots
+            if stage.settings.keyframe_slots and slots is not None:
+                slots = ops.f32(upsample(network, statistics, slots))
             self.progress.advance()
-        self.latents[stage.name] = replace(source, video=video)
+        self.latents[stage.name] = replace(source, video=video, slots=slots)
         if self.observer is not None:
             self.observer.upsampled(video)
 
@@ -341,12 +345,8 @@ class Runner:
             if self.resident is not None:
                 self.resident.make_room(header.file_size, self.backend)
             streams = tuple(self.plan.streams)
-            sizes = transformer_bytes(self.plan, dtype)
-            given, free = self.plan.settings.memory, self.backend.free_bytes()
-            placement = place(given, "transformer", *sizes, free)
-            tell(placement)
-            self.outcome.statistics.setdefault("memory", []).append(placement.record())
-            streaming = placement.streaming
+            need, free = transformer_need(self.plan, dtype), self.backend.free_bytes()
+            streaming = choose(self.plan, "transformer", need, free, self.outcome.statistics)
             how = block_quantisation(self.plan.settings)
             transformer = load_transformer(header, self.backend, dtype, streams, streaming, how)
             self.progress.advance()

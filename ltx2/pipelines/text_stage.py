@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 from ltx2.pipelines.components.enhance import EnhanceOptions, enhance_prompts
 from ltx2.pipelines.components.text import TextContext, encode_prompts
+from ltx2.pipelines.memory import choose, text_need
+from ltx2.pipelines.quantisation import text_quantisation
+from ltx2.weights.streaming import Streaming
 
 if TYPE_CHECKING:
     from ltx2.pipelines.runner import Runner
@@ -56,6 +59,8 @@ def _encoded(run: Runner, absent: list[bool]) -> dict[bool, Encoded]:
             run.backend,
             run.dtypes,
             lambda what, done, total: run.progress.advance(0, f"{what} {done}/{total}"),
+            text_quantisation(plan.settings),
+            _streaming(run, len(prompts)),
         )
     made = {}
     for negative, context in zip(absent, contexts, strict=True):
@@ -87,6 +92,15 @@ def _prompt(run: Runner) -> str:
             run.dtypes["text_encoder"],
             options,
             lambda what, done, total: run.progress.advance(1, f"{what} {done}"),
+            text_quantisation(settings),
+            _streaming(run, 1),
         )[0]
     run.outcome.enhanced_prompt = enhanced
     return enhanced
+
+
+def _streaming(run: Runner, prompts: int) -> Streaming | None:
+    """How the text encoder is loaded to encode so many prompts."""
+    need = text_need(run.plan, run.dtypes["text_encoder"], prompts)
+    free = run.backend.free_bytes()
+    return choose(run.plan, "text_encoder", need, free, run.outcome.statistics)

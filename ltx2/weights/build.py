@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,16 +16,22 @@ import numpy as np
 
 from ltx2.errors import UserError
 from ltx2.nn.fp8 import Fp8Linear
-from ltx2.nn.module import Param, Slot, params
+from ltx2.nn.layers import Linear
+from ltx2.nn.module import Param, Slot, params, slots
 from ltx2.ops import Array
 from ltx2.weights.header import Header, TensorInfo, read_scalar
+from ltx2.weights.quantise import UNPACK, UNPACKED, Quantisation, is_in_block
+from ltx2.weights.quantise_stored import (
+    FLOATS,
+    FP8,
+    QUANTISATION_TENSORS,
+    StoredLayers,
+    problem,
+    scale_name,
+    stored_kind,
+)
 
 log = logging.getLogger(__name__)
-
-FLOATS = ("F16", "BF16", "F32", "F64")
-FP8 = "F8_E4M3"
-# What stands beside a quantised weight and belongs to it.
-QUANTISATION_TENSORS = ("weight_scale", "weight_scale_2", "input_scale", "comfy_quant")
 
 
 class Backend(Protocol):
@@ -36,6 +42,7 @@ class Backend(Protocol):
     def open(self, path: str) -> Any: ...
     def array(self, host: np.ndarray, dtype: str = "fp32") -> Array: ...
     def place(self, x: Array, dtype: str, kind: str = "plain") -> Array: ...
+    def place_codes(self, x: Array) -> Array: ...
     def decode_fp8(self, x: Array) -> Array: ...
 
 
@@ -93,31 +100,28 @@ def match(module: Any, header: Header, prefixes: Prefixes, what: str) -> list[Fo
             if slot.value.default is None:
                 missing.append(name)
             continue
-        if problem := _problem(header, name, info, slot.value):
-            wrong.append(problem)
+        if reason := _problem(header, slot, name):
+            wrong.append(reason)
         found.append(Found(slot, header, name, info))
     _refuse(header, what, missing, wrong)
     _report_extras(header, what, own, found, prefixes)
     return found
 
 
-def _problem(header: Header, name: str, info: TensorInfo, param: Param) -> str | None:
+def _problem(header: Header, slot: Slot, name: str) -> str | None:
     """Why this tensor cannot be loaded, or None."""
-    if info.dtype == "U8" and scale_name(name) in header.tensors:
-        return f"'{name}' is quantised as NVFP4, which is not supported (use a bf16 or fp8 file)"
-    if info.dtype not in (*FLOATS, FP8):
+    info, shape = header.tensors[name], slot.value.shape
+    kind = stored_kind(header, name)
+    if kind not in (None, "fp8") and not is_in_block(slot.name):
+        named = "NVFP4" if kind == "nvfp4" else "packed words"
+        return f"'{name}' is quantised as {named}, which only layers of the blocks may be"
+    if kind is not None:
+        return problem(header, name, shape)
+    if info.dtype not in FLOATS:
         return f"'{name}' has dtype {info.dtype}"
-    if info.shape != param.shape:
-        return f"'{name}' {list(info.shape)} instead of {list(param.shape)}"
-    scale = header.tensors.get(scale_name(name)) if info.dtype == FP8 else None
-    if scale is not None and scale.size != 1:
-        return f"'{name}' has one fp8 scale per block {list(scale.shape)}, which is not supported"
+    if info.shape != shape:
+        return f"'{name}' {list(info.shape)} instead of {list(shape)}"
     return None
-
-
-def scale_name(name: str) -> str:
-    """Where the scale of a quantised weight stands: `x.weight` -> `x.weight_scale`."""
-    return f"{name}_scale"
 
 
 def _file_name(name: str, own: str, roots: dict[str, str]) -> str:
@@ -166,22 +170,95 @@ def _report_extras(
         )
 
 
-def fill(module: Any, found: Sequence[Found], backend: Backend, dtype: str) -> Any:
-    """Read the matched tensors into `module`, all in `dtype` (or the dtype a `Param` pins)."""
-    files: dict[str, Any] = {}
-    for item in found:
-        path = str(item.header.path)
-        if path not in files:
-            files[path] = backend.open(path)
-        param: Param = item.slot.value
-        value = read_tensor(files[path], item.header, item.name, backend)
-        item.slot.replace(backend.place(value, param.dtype or dtype, param.kind))
-    for slot in params(module):
-        param = slot.value
-        if param.default is None:
-            raise UserError(f"'{slot.name}' was not filled")
-        value = backend.array(param.default())
-        slot.replace(backend.place(value, param.dtype or dtype, param.kind))
+@dataclass
+class OpenFiles:
+    """The file objects of a backend, each opened once."""
+
+    backend: Any
+    _files: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, header: Header) -> Any:
+        path = str(header.path)
+        if path not in self._files:
+            self._files[path] = self.backend.open(path)
+        return self._files[path]
+
+
+@dataclass
+class Filling:
+    """Where the tensors of a declared module come from, and in which form they are held.
+
+    `sources`: what `match` found, by identity of the placeholder, which copies of a module share.
+    """
+
+    sources: dict[int, Found]
+    backend: Any
+    dtype: str
+    quantisation: Quantisation = UNPACKED
+
+    def __post_init__(self) -> None:
+        self._stored = StoredLayers(self.backend, self.dtype)
+
+    @classmethod
+    def of(
+        cls, found: Sequence[Found], backend: Any, dtype: str, quantisation: Quantisation
+    ) -> Filling:
+        """A filling from what `match` found."""
+        return cls({id(item.slot.value): item for item in found}, backend, dtype, quantisation)
+
+    def fill(self, module: Any, open_file: Callable[[Header], Any]) -> None:
+        """Replace every placeholder in `module`; layer by layer, so that little is held twice."""
+        for slot in list(slots(module)):
+            if isinstance(slot.value, Linear):
+                self._fill_layer(slot, open_file)
+        for slot in params(module):
+            slot.replace(self._tensor(slot.value, slot.name, open_file))
+
+    def _fill_layer(self, slot: Slot, open_file: Callable[[Header], Any]) -> None:
+        """Replace a whole layer if its weight is or becomes quantised."""
+        item = self.sources.get(id(slot.value.weight))
+        if item is None or not is_in_block(item.slot.name):
+            return
+        name, chosen = item.slot.name.removesuffix(".weight"), self.quantisation
+        kind = stored_kind(item.header, item.name)
+        if kind is None and not (chosen.at_load and chosen.takes(name)):
+            return
+        if kind == "fp8" and chosen.mode == UNPACK:
+            return  # `read_tensor` unpacks it
+        bias, shape = slot.value.bias, slot.value.weight.shape
+        if bias is not None:
+            bias = self._tensor(bias, f"{name}.bias", open_file)
+        file = open_file(item.header)
+        if kind is None:
+            weight = self.backend.place(file.get(item.name), self.dtype)
+            slot.replace(chosen.made(weight, bias))
+            return
+        layer = self._stored.read(file, item.header, item.name, shape, bias)
+        slot.replace(chosen.held(layer, name, self.backend, self.dtype))
+
+    def _tensor(self, param: Param, name: str, open_file: Callable[[Header], Any]) -> Array:
+        dtype, item = param.dtype or self.dtype, self.sources.get(id(param))
+        if item is not None:
+            value = read_tensor(open_file(item.header), item.header, item.name, self.backend)
+        elif param.default is not None:
+            value = self.backend.array(param.default())
+        else:
+            raise UserError(f"'{name}' was not filled")
+        return self.backend.place(value, dtype, param.kind)
+
+
+def fill(
+    module: Any,
+    found: Sequence[Found],
+    backend: Backend,
+    dtype: str,
+    quantisation: Quantisation = UNPACKED,
+) -> Any:
+    """Read the matched tensors into `module`, all in `dtype` (or the dtype a `Param` pins).
+
+    `quantisation` keeps layers of the blocks in few bits.
+    """
+    Filling.of(found, backend, dtype, quantisation).fill(module, OpenFiles(backend))
     return module
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ltx2.errors import UserError
 from ltx2.models.upsampler import UpsamplerConfig
 from ltx2.weights.header import Header, TensorInfo
-from ltx2.weights.quantise_stored import FP8, QUANTISATION_TENSORS, scale_name
+from ltx2.weights.quantise_stored import FP8, QUANTISATION_TENSORS, scale_name, stored_kind
 
 Kind = Literal["model", "component", "lora", "upsampler", "gemma shard", "unknown"]
 
@@ -97,7 +98,9 @@ def split_parts(header: Header) -> tuple[Part, ...]:
     for name, info in header.tensors.items():
         groups.setdefault(component_of(name), []).append((name, info))
     order = [*(name for name, _ in COMPONENTS), "LoRA factors", "other"]
-    return tuple(_part(name, groups[name]) for name in order if name in groups)
+    # Values in a byte of NVFP4, and in a packed word of 32 bits.
+    packed = {"U8": 2, "U32": 8 if _packed_mode(header) == "int4" else 4}
+    return tuple(_part(name, groups[name], packed) for name in order if name in groups)
 
 
 def component_of(name: str) -> str:
@@ -107,14 +110,13 @@ def component_of(name: str) -> str:
     return next((part for part, prefixes in COMPONENTS if name.startswith(prefixes)), "other")
 
 
-def _part(name: str, members: Sequence[tuple[str, TensorInfo]]) -> Part:
+def _part(name: str, members: Sequence[tuple[str, TensorInfo]], packed: Mapping[str, int]) -> Part:
     weights = [info for tensor, info in members if not tensor.endswith(QUANTISATION_TENSORS)]
     dtypes = Counter(info.dtype for _, info in members)
     return Part(
         name,
         len(members),
-        # NVFP4 packs two values into a byte.
-        sum(info.size * (2 if info.dtype == "U8" and info.shape[1:] else 1) for info in weights),
+        sum(info.size * (packed.get(info.dtype, 1) if info.shape[1:] else 1) for info in weights),
         sum(info.stop - info.start for _, info in members),
         tuple(dtypes.most_common()),
     )
@@ -174,7 +176,10 @@ def _training(header: Header) -> Literal["distilled", "dev", "unknown"]:
 
 
 def quantisation(header: Header) -> str:
-    """How the weights are stored: "none", "scaled fp8 (N layers)", "plain fp8", "nvfp4" ..."""
+    """How the weights are stored: "none", "scaled fp8 (N layers)", "nvfp4", "int8 (N layers)"."""
+    packed = [n for n in header.tensors if stored_kind(header, n) in ("packed", "mxfp8")]
+    if packed:
+        return f"{_packed_mode(header)} ({len(packed)} layers)"
     scales = {n: header.tensors.get(scale_name(n)) for n in header.tensors if n.endswith("weight")}
     fp8 = [n for n, info in header.tensors.items() if info.dtype == FP8 and n in scales]
     if any(header.tensors[n].dtype == "U8" and scales[n] is not None for n in scales):
@@ -185,6 +190,15 @@ def quantisation(header: Header) -> str:
     if scaled:
         return f"scaled fp8 ({len(scaled)} layers)"
     return f"plain fp8 ({len(fp8)} layers)" if fp8 else "none"
+
+
+def _packed_mode(header: Header) -> str:
+    """As the file's metadata says; shapes alone do not tell 4 bits from 8."""
+    try:
+        told = json.loads(header.metadata.get("quantization", "{}"))
+        return str(told["mode"])
+    except (ValueError, TypeError, KeyError):
+        return "packed"
 
 
 def describe_kind(header: Header) -> str:

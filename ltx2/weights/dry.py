@@ -39,5 +39,8 @@ class DryBackend:
     def place(self, x: Any, dtype: str, kind: str = "plain") -> Absent:
         return Absent()
 
+    def place_codes(self, x: Any) -> Absent:
+        return Absent()
+
     def decode_fp8(self, x: Any) -> Absent:
         return Absent()

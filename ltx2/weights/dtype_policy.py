@@ -1,8 +1,8 @@
 """Which dtype each component is built in: the one place that decides it.
 
-`auto` follows the device: bfloat16 on accelerators; on a CPU bfloat16 for the large components
-where the CPU computes it fast, float32 for everything else. The vocoder is float32 everywhere:
-rounding to bfloat16 damages its spectrum.
+`auto` reads it from a table by device. The table is the same for all generations, whose released
+weights are all bfloat16. The vocoder is float32 everywhere: rounding to bfloat16 damages its
+spectrum.
 """
 
 from __future__ import annotations
@@ -19,8 +19,22 @@ COMPONENTS = (
     "transformer", "text_encoder", "connectors", "video_vae", "audio_vae", "vocoder", "upsampler",
 )  # fmt: skip
 DTYPES = ("auto", "fp32", "bf16", "fp16")
-# What bfloat16 instructions of a CPU speed up 2 to 2.5 times; the rest is too small to matter.
-LARGE = ("transformer", "text_encoder", "connectors", "video_vae")
+# What `auto` means, in the order of COMPONENTS, by device and whether bfloat16 is fast there.
+#
+# cuda: all that computes in bfloat16 does; before compute capability 8.0 it is emulated.
+# mps: convolutions of half precision give black or NaN frames; before macOS 14 no bfloat16.
+# metal (MLX): bfloat16, since every op has a kernel for it.
+# cpu: bfloat16 instructions speed large components up 2 to 2.5 times, the rest is too small.
+AUTO: dict[tuple[str, bool], tuple[str, ...]] = {
+    ("cuda", True): ("bf16", "bf16", "bf16", "bf16", "bf16", "fp32", "bf16"),
+    ("cuda", False): ("fp16", "fp32", "fp32", "fp32", "fp32", "fp32", "fp32"),
+    ("mps", True): ("bf16", "bf16", "bf16", "fp32", "fp32", "fp32", "fp32"),
+    ("mps", False): ("fp16", "fp32", "fp32", "fp32", "fp32", "fp32", "fp32"),
+    ("metal", True): ("bf16", "bf16", "bf16", "bf16", "bf16", "fp32", "bf16"),
+    ("cpu", True): ("bf16", "bf16", "bf16", "bf16", "fp32", "fp32", "fp32"),
+    ("cpu", False): ("fp32",) * len(COMPONENTS),
+}
+CONVOLUTIONAL = ("video_vae", "audio_vae", "upsampler")
 
 
 class Device(Protocol):
@@ -38,8 +52,8 @@ def dtype_policy(
     """fp32, bf16 or fp16 for every component.
 
     `dtype` asks for all components, `overrides` for single ones. Components that cannot follow
-    `dtype` (the vocoder; the text encoder under fp16) keep their own; an override that cannot be
-    followed raises UserError, as does fp16 on a CPU.
+    `dtype` (the vocoder; under fp16 the text encoder, and on MPS what convolves) keep their own;
+    an override that cannot be followed raises UserError, as does a dtype the device lacks.
     """
     overrides = dict(overrides or {})
     for name in overrides:
@@ -60,6 +74,8 @@ def _check(backend: Device, what: str, dtype: str) -> None:
         raise UserError(f"{what}={dtype} is not one of {', '.join(DTYPES)}{nearest(dtype, DTYPES)}")
     if dtype == "fp16" and backend.kind == "cpu":
         raise UserError(f"{what}=fp16 does not work on a CPU; use fp32 or bf16")
+    if dtype == "bf16" and backend.kind == "mps" and not backend.fast_bf16:
+        raise UserError(f"{what}=bf16 needs macOS 14 or later on MPS; use fp32 or fp16")
 
 
 def _override(backend: Device, name: str, dtype: str) -> str:
@@ -70,16 +86,19 @@ def _override(backend: Device, name: str, dtype: str) -> str:
         raise UserError(
             "dtype.text_encoder=fp16 overflows (Gemma's activations pass 65504); use bf16 or fp32"
         )
+    if name in CONVOLUTIONAL and dtype == "fp16" and backend.kind == "mps":
+        raise UserError(f"dtype.{name}=fp16 gives black or NaN frames on MPS; use fp32")
     return dtype
 
 
 def _follow(backend: Device, name: str, dtype: str) -> str:
-    if name == "vocoder":
-        return "fp32"
-    if dtype == "auto":
-        slow = backend.kind == "cpu" and not (backend.fast_bf16 and name in LARGE)
-        return "fp32" if slow else "bf16"
+    auto = AUTO[backend.kind, backend.fast_bf16][COMPONENTS.index(name)]
+    if dtype == "auto" or name == "vocoder":
+        return auto
     if dtype == "fp16" and name == "text_encoder":
-        log.info("the text encoder runs in bf16: Gemma's activations overflow fp16")
-        return "bf16"
+        log.info("the text encoder runs in %s: Gemma's activations overflow fp16", auto)
+        return auto
+    if dtype == "fp16" and name in CONVOLUTIONAL and backend.kind == "mps":
+        log.info("the %s runs in %s: its convolutions fail in fp16 on MPS", name, auto)
+        return auto
     return dtype

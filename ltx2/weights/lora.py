@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ltx2.errors import UserError
+from ltx2.nn.fp8 import Fp8Linear, FusedFp8Linear
 from ltx2.nn.layers import Linear
-from ltx2.nn.lora import Factors, FusedLinear, LoraLinear, fuse
+from ltx2.nn.lora import Factors, Fused, FusedLinear, LoraLinear, fuse
 from ltx2.nn.module import Slot, slots
+from ltx2.nn.quant import PackedLinear, QuantisedLinear
 from ltx2.weights.build import Backend, read_tensor
 from ltx2.weights.checkpoint import identify
 from ltx2.weights.header import Header
@@ -58,8 +60,9 @@ def match_lora(module: Any, lora: LoraFile, allow_partial: bool = False) -> list
     Raises UserError when no pair fits, when a shape differs, and, unless `allow_partial`, when any
     pair or tensor of the file finds no place.
     """
-    layers = {slot.name: slot for slot in slots(module) if isinstance(slot.value, Linear)}
-    layers |= {slot.name: slot for slot in slots(module) if isinstance(slot.value, LoraLinear)}
+    found = list(slots(module))
+    layers = {slot.name: slot for slot in found if isinstance(slot.value, Linear | QuantisedLinear)}
+    layers |= {slot.name: slot for slot in found if isinstance(slot.value, LoraLinear)}
     flat = {name.replace(".", "_"): name for name in layers}
     targets: dict[str, Target] = {}
     unmatched: list[str] = []
@@ -82,15 +85,21 @@ def _layer_name(name: str, layers: dict[str, Slot], flat: dict[str, str]) -> str
     return next((n for n in (name, renamed, flat.get(name)) if n in layers), None)
 
 
-def _base(layer: Linear | LoraLinear) -> Linear:
+def _base(layer: Linear | QuantisedLinear | LoraLinear) -> Linear | QuantisedLinear:
     return layer.base if isinstance(layer, LoraLinear) else layer
+
+
+def _shape(layer: Linear | QuantisedLinear | LoraLinear) -> tuple[int, ...]:
+    """(out, in)."""
+    base = _base(layer)
+    return base.shape if isinstance(base, QuantisedLinear) else tuple(base.weight.shape)
 
 
 def _check_shapes(lora: LoraFile, targets: dict[str, Target]) -> None:
     wrong = [
-        f"'{name}' {list(t.pair.shape)} instead of {list(_base(t.slot.value).weight.shape)}"
+        f"'{name}' {list(t.pair.shape)} instead of {list(_shape(t.slot.value))}"
         for name, t in targets.items()
-        if t.pair.shape != tuple(_base(t.slot.value).weight.shape)
+        if t.pair.shape != _shape(t.slot.value)
     ]
     if wrong:
         raise UserError(
@@ -162,6 +171,8 @@ def apply_loras(
         if not math.isfinite(strength):
             raise UserError(f"{lora.name}: strength {strength} is not a number")
     matched = [(lora, s, match_lora(module, lora, allow_partial)) for lora, s in loras]
+    if fused:
+        _check_fusable(target.slot for _, _, targets in matched for target in targets)
     remove_loras(module)
     stacks: dict[str, tuple[Slot, list[_Request]]] = {}
     for lora, strength, targets in matched:
@@ -199,15 +210,33 @@ def read_factors(
     return _Request(file, lora.header, pair, strength).read(backend, dtype)
 
 
-def _join(base: Linear, stack: list[_Request], backend: Backend, dtype: str) -> LoraLinear:
+def _check_fusable(targets: Iterable[Slot]) -> None:
+    for slot in targets:
+        base = _base(slot.value)
+        if isinstance(base, QuantisedLinear) and not isinstance(base, Fp8Linear):
+            kind = base.mode if isinstance(base, PackedLinear) else "nvfp4"
+            raise UserError(
+                f"LoRAs cannot be fused into '{slot.name}', which is quantised as {kind}; run them"
+                " beside it (fused=false), or use float8 or unquantised weights"
+            )
+
+
+def _join(
+    base: Linear | QuantisedLinear, stack: list[_Request], backend: Backend, dtype: str
+) -> LoraLinear:
     layer = LoraLinear.join(base, [request.read(backend, dtype) for request in stack])
     return LoraLinear(base, backend.place(layer.down, dtype), backend.place(layer.up, dtype))
 
 
-def _fuse(base: Linear, stack: list[_Request], backend: Backend, dtype: str) -> FusedLinear:
+def _fuse(
+    base: Linear | QuantisedLinear, stack: list[_Request], backend: Backend, dtype: str
+) -> FusedLinear | FusedFp8Linear:
     # The reference adds in bfloat16 where the weights are bfloat16, on MPS in float32.
     exact = dtype != "bf16" or backend.kind == "mps"
     factors = [request.read(backend, "fp32" if exact else "bf16") for request in stack]
+    if isinstance(base, Fp8Linear):
+        return base.fused(factors)
+    assert isinstance(base, Linear), "checked before"
     layer = fuse(base, factors)
     return FusedLinear(backend.place(layer.weight, dtype), layer.bias)
 
@@ -215,7 +244,7 @@ def _fuse(base: Linear, stack: list[_Request], backend: Backend, dtype: str) -> 
 def remove_loras(module: Any) -> None:
     """Put the base layers back. Raises UserError when LoRAs were fused into the weights."""
     found = list(slots(module))
-    fused = sum(isinstance(slot.value, FusedLinear) for slot in found)
+    fused = sum(isinstance(slot.value, Fused) for slot in found)
     if fused:
         raise UserError(
             f"LoRAs are fused into {fused} layers and cannot be taken out again;"

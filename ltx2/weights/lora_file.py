@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.errors import UserError
-from ltx2.weights.build import FLOATS
 from ltx2.weights.checkpoint import LORA, describe_kind, identify
 from ltx2.weights.header import Header, read_header, read_scalar
+from ltx2.weights.quantise_stored import FLOATS
 
 PREFIXES = (
     "base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.",
@@ -75,14 +75,19 @@ class LoraFile:
     @property
     def reference_downscale_factor(self) -> int:
         """How much smaller than the video an in-context reference is, per side."""
+        return self.told_downscale_factor or 1
+
+    @property
+    def told_downscale_factor(self) -> int | None:
+        """`reference_downscale_factor`; None where the metadata does not tell it."""
         return self._whole("reference_downscale_factor", "reference_spatial_scale_factor")
 
     @property
     def reference_temporal_scale_factor(self) -> int:
         """Frames of the video per frame of an in-context reference."""
-        return self._whole("reference_temporal_scale_factor")
+        return self._whole("reference_temporal_scale_factor") or 1
 
-    def _whole(self, *keys: str) -> int:
+    def _whole(self, *keys: str) -> int | None:
         for key in keys:
             text = self.header.metadata.get(key)
             if text is None:
@@ -90,7 +95,7 @@ class LoraFile:
             if not text.isdigit() or int(text) < 1:
                 raise UserError(f"{self.name}: metadata '{key}' is '{text}', not a whole number")
             return int(text)
-        return 1
+        return None
 
 
 def read_lora(path: str | Path) -> LoraFile:

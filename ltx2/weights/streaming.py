@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from ltx2.errors import UserError
-from ltx2.nn.module import Param, copied, params
-from ltx2.weights.build import Backend, Found, fill, read_tensor, scale_name
+from ltx2.nn.module import copied, params
+from ltx2.weights.build import Filling, Found, OpenFiles
 from ltx2.weights.header import Header
+from ltx2.weights.quantise_stored import companions, scale_name
 
 ALIGNMENT = 64
 RESIDENT, DISK, RAM = "resident", "disk", "ram"
@@ -54,14 +55,13 @@ class _Stored:
     """The bytes of one block; `files` give its tensors as the backend's own file objects do."""
 
     places: list[_Place]
-    names: dict[int, tuple[Header, str]]  # by identity of the placeholder
     size: int
     kept: np.ndarray | None = None
 
     def read(self, buffer: np.ndarray) -> None:
         """Fill the beginning of `buffer` with the block's bytes."""
         for place in self.places:
-            view = memoryview(buffer)[place.start : place.start + place.size]
+            view = buffer.data[place.start : place.start + place.size]
             _read_into(place.header, place.name, view)
 
 
@@ -102,12 +102,11 @@ class StreamedBlocks(list[Any]):
         self,
         blocks: Sequence[Any],
         stored: Sequence[_Stored],
-        backend: Backend,
-        dtype: str,
+        filling: Filling,
         given: Streaming,
     ) -> None:
         super().__init__(blocks)
-        self._stored, self._backend, self._dtype, self._given = stored, backend, dtype, given
+        self._stored, self._filling, self._given = stored, filling, given
         self._spare: list[np.ndarray] = []
         self._largest = max(item.size for item in stored)
 
@@ -124,7 +123,7 @@ class StreamedBlocks(list[Any]):
                 buffer = coming.popleft().result()
                 block = self._loaded(index, buffer)
                 yield block
-                self._backend.synchronize()  # type: ignore[attr-defined]
+                self._filling.backend.synchronize()
                 del block
                 self._give_back(index, buffer)
                 del buffer
@@ -146,47 +145,22 @@ class StreamedBlocks(list[Any]):
             self._spare.append(buffer)
 
     def _loaded(self, index: int, buffer: np.ndarray) -> Any:
-        stored = self._stored[index]
-        file = _Bytes(stored, buffer, self._backend)
+        file = _Bytes(self._stored[index], buffer, self._filling.backend)
         made = copied(list.__getitem__(self, index))
-        for slot in params(made):
-            param: Param = slot.value
-            header, name = stored.names[id(param)]
-            value = read_tensor(file, header, name, self._backend)
-            slot.replace(self._backend.place(value, param.dtype or self._dtype, param.kind))
+        self._filling.fill(made, lambda header: file)
         return made
 
 
-def stream_blocks(
-    module: Any,
-    field_name: str,
-    found: Sequence[Found],
-    backend: Backend,
-    dtype: str,
-    given: Streaming,
-) -> Any:
-    """Fill `module` but for the list `field_name`, whose blocks are read when they are reached.
-
-    `found` is what `match` returned for the whole module.
-    """
+def stream_blocks(module: Any, field_name: str, filling: Filling, given: Streaming) -> Any:
+    """Fill `module` but for the list `field_name`, whose blocks are read when they are reached."""
     blocks = getattr(module, field_name)
-    owner = {id(slot.value): i for i, block in enumerate(blocks) for slot in params(block)}
-    rest = [item for item in found if id(item.slot.value) not in owner]
-    own: list[list[Found]] = [[] for _ in blocks]
-    for item in found:
-        if id(item.slot.value) in owner:
-            own[owner[id(item.slot.value)]].append(item)
-    defaults = {id(item.slot.value) for item in found}
-    for block in blocks:
-        for slot in params(block):
-            if id(slot.value) not in defaults and slot.value.default is not None:
-                param = slot.value
-                value = backend.array(param.default())
-                slot.replace(backend.place(value, param.dtype or dtype, param.kind))
     setattr(module, field_name, [])
-    fill(module, rest, backend, dtype)
-    stored = [_stored(items) for items in own]
-    setattr(module, field_name, StreamedBlocks(blocks, stored, backend, dtype, given))
+    filling.fill(module, OpenFiles(filling.backend))
+    stored = []
+    for block in blocks:
+        own = (filling.sources.get(id(slot.value)) for slot in params(block))
+        stored.append(_stored([item for item in own if item is not None]))
+    setattr(module, field_name, StreamedBlocks(blocks, stored, filling, given))
     return module
 
 
@@ -194,12 +168,12 @@ def _stored(items: Sequence[Found]) -> _Stored:
     places: list[_Place] = []
     start = 0
     for item in items:
-        for name in (item.name, scale_name(item.name)):
+        names = (item.name, scale_name(item.name), *companions(item.header, item.name))
+        for name in dict.fromkeys(names):
             info = item.header.tensors.get(name)
             if info is None:
                 continue
             size = info.stop - info.start
             places.append(_Place(item.header, name, start, size))
             start += -(-size // ALIGNMENT) * ALIGNMENT
-    names = {id(item.slot.value): (item.header, item.name) for item in items}
-    return _Stored(places, names, start)
+    return _Stored(places, start)

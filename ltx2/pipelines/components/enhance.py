@@ -17,6 +17,8 @@ from ltx2.models.gemma_generate import Generated, Sampling, collect, sample_toke
 from ltx2.pipelines.components.gemma import GemmaFiles, load_gemma, read_gemma
 from ltx2.pipelines.components.text import Progress
 from ltx2.pipelines.prompts import DATA, read_text
+from ltx2.weights.quantise import UNPACKED, Quantisation
+from ltx2.weights.streaming import Streaming
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,8 @@ def enhance_prompts(
     dtype: str,
     options: EnhanceOptions | None = None,
     progress: Progress | None = None,
+    quantisation: Quantisation = UNPACKED,
+    streaming: Streaming | None = None,
 ) -> list[str]:
     """`prompts` with the first one rewritten; the others, such as the negative one, stay.
 
@@ -80,7 +84,9 @@ def enhance_prompts(
     ids = tokenizer.chat(system, MESSAGE + prompts[0])
     if int(ids.max()) >= files.config.vocabulary:
         raise UserError(f"{files.path}: tokenizer.json has more tokens than the text encoder")
-    model = load_gemma(files, backend, dtype)
+    if streaming is not None:
+        log.warning("every token of the enhanced prompt reads the streamed text encoder once")
+    model = load_gemma(files, backend, dtype, quantisation, streaming)
     tokens = sample_tokens(model, ids, _sampling(options, defaults), options.seed)
     cap = options.max_new_tokens
     stops = tokenizer.stops | _stops(defaults)

@@ -20,6 +20,8 @@ from ltx2.models.gemma_tower import GemmaTower
 from ltx2.models.tokenizer import FILES, PromptTokenizer, check_tokenizer_files
 from ltx2.weights import build
 from ltx2.weights.header import Header, read_bytes, read_header
+from ltx2.weights.quantise import UNPACKED, Quantisation
+from ltx2.weights.streaming import Streaming, stream_blocks
 
 INDEX = "model.safetensors.index.json"
 WHAT = "Gemma text encoder"
@@ -115,10 +117,24 @@ def read_config(raw: dict[str, Any]) -> GemmaConfig | Gemma4Config:
     return GemmaConfig.from_metadata(raw)
 
 
-def load_gemma(files: GemmaFiles, backend: Any, dtype: str) -> Any:
-    """The text tower, checked completely and then read piece by piece, one layer after another."""
+def load_gemma(
+    files: GemmaFiles,
+    backend: Any,
+    dtype: str,
+    quantisation: Quantisation = UNPACKED,
+    streaming: Streaming | None = None,
+) -> Any:
+    """The text tower, checked completely and then read piece by piece, one layer after another.
+
+    `quantisation` says which layers are held in few bits: none, unless it is given. With
+    `streaming` the weights of its layers are read when a layer runs.
+    """
     model = files.declare()
     found = files.match(model)
+    if streaming is not None:
+        model.streamed = True
+        filling = build.Filling.of(found, backend, dtype, quantisation)
+        return stream_blocks(model, "layers", filling, streaming)
     pieces: dict[str, list[build.Found]] = {}
     for item in found:
         name = item.slot.name
@@ -126,7 +142,8 @@ def load_gemma(files: GemmaFiles, backend: Any, dtype: str) -> Any:
         pieces.setdefault(piece, []).append(item)
     for piece, items in pieces.items():
         if piece != "rest":
-            build.fill(model.layers[int(piece.partition(".")[2])], items, backend, dtype)
+            layer = model.layers[int(piece.partition(".")[2])]
+            build.fill(layer, items, backend, dtype, quantisation)
     return build.fill(model, pieces["rest"], backend, dtype)
 
 

@@ -26,6 +26,8 @@ from ltx2.pipelines.checks import CheckFailed
 from ltx2.pipelines.components.gemma import GemmaFiles, load_gemma, read_gemma
 from ltx2.weights import build
 from ltx2.weights.header import Header
+from ltx2.weights.quantise import UNPACKED, Quantisation
+from ltx2.weights.streaming import Streaming
 
 log = logging.getLogger(__name__)
 
@@ -61,19 +63,24 @@ def encode_prompts(
     backend: Any,
     dtypes: Mapping[str, str],
     progress: Progress | None = None,
+    quantisation: Quantisation = UNPACKED,
+    streaming: Streaming | None = None,
 ) -> list[TextContext]:
     """One context per prompt, in order; equal prompts are encoded once and shared.
 
     `gemma` is the text encoder's folder or packed file, `header` that of the transformer's file.
-    `dtypes` has the entries text_encoder and connectors. Raises UserError for files that do not
-    belong together, before any weight is read.
+    `dtypes` has the entries text_encoder and connectors; `quantisation` and `streaming` are those
+    of the encoder's layers. Raises UserError for files that do not belong together, before any
+    weight is read.
     """
     _check_dtype(dtypes["text_encoder"])
     files = check_text_files(gemma, header)
     tokenizer = files.tokenizer()
     tokens = {text: tokenizer(text) for text in prompts}
     report = progress or _silent
-    states = _encode_states(tokens, files, backend, dtypes["text_encoder"], report)
+    model = load_gemma(files, backend, dtypes["text_encoder"], quantisation, streaming)
+    states = _encode_states(tokens, model, report)
+    del model
     backend.free()
     contexts = _connect(states, header, files, backend, dtypes["connectors"], report)
     backend.free()
@@ -158,13 +165,8 @@ def encode_states(model: GemmaTower, prompt: Prompt) -> list[Array]:
 
 
 def _encode_states(
-    tokens: Mapping[str, Prompt],
-    files: GemmaFiles,
-    backend: Any,
-    dtype: str,
-    report: Progress,
+    tokens: Mapping[str, Prompt], model: GemmaTower, report: Progress
 ) -> dict[str, list[Array]]:
-    model = load_gemma(files, backend, dtype)
     states = {}
     for done, (text, prompt) in enumerate(tokens.items()):
         report("text encoder", done, len(tokens))
