@@ -177,7 +177,7 @@ def interrupted(folder, monkeypatch, *overrides, after):
     calls = []
     original = Runner._denoised
 
-    def counted(self, stage, states, transformer, contexts):
+    def counted(self, stage, states, transformer, contexts, sampler):
         class Counting:
             def __call__(self, *given):
                 calls.append(stage.name)
@@ -186,7 +186,7 @@ def interrupted(folder, monkeypatch, *overrides, after):
             def __getattr__(self, name):
                 return getattr(transformer, name)
 
-        return original(self, stage, states, Counting(), contexts)
+        return original(self, stage, states, Counting(), contexts, sampler)
 
     monkeypatch.setattr(Runner, "_denoised", counted)
     clip, record = run(folder / "b", *overrides)

@@ -40,7 +40,7 @@ def versioned(golden, tmp_path, version, name="model"):
     ("version", "generation"),
     [
         ((), "2.0"), ((1, 9), "2.0"), ((2, 0, 0), "2.0"), ((2, 2, 9), "2.0"), ((2, 3), "2.3"),
-        ((2, 3, 1), "2.3"), ((2, 4), "2.4"), ((2, 5, 0), "2.4"), ((3, 0), "2.4"),
+        ((2, 3, 1), "2.3"), ((2, 4), "2.4"), ((2, 5, 0), "2.5"), ((3, 0), "2.5"),
     ],
 )  # fmt: skip
 def test_the_newest_row_not_above_the_version_counts(version, generation):
@@ -55,6 +55,7 @@ def test_rows_differ_in_steps_stg_block_and_image_compression():
     }
     assert told == {
         "2.0": (40, [29], [29], 33), "2.3": (30, [28], [28], 33), "2.4": (30, [28], [28], 18),
+        "2.5": (30, [28], [28], 18),
     }  # fmt: skip
     for preset in rows.values():
         video, audio = preset.guidance.video, preset.guidance.audio
@@ -63,7 +64,9 @@ def test_rows_differ_in_steps_stg_block_and_image_compression():
         assert (audio.cfg, audio.stg, audio.rescale, audio.modality) == (7.0, 1.0, 0.7, 3.0)
 
 
-@pytest.mark.parametrize(("model", "version"), [("dev", (2, 0)), ("2.3-dev", (2, 3))])
+@pytest.mark.parametrize(
+    ("model", "version"), [("dev", (2, 0)), ("2.3-dev", (2, 3)), ("2.5-dev", (2, 5))]
+)
 def test_rows_are_what_the_released_models_compose_to(model, version):
     composed, row = compose([f"model={model}"]).model, release_of(version)
     assert composed.preset == row.preset and composed.generation == row.generation

@@ -69,6 +69,9 @@ def changed(*overrides, base=(), **more):
         ("guidance.audio.cfg=2.5", BASE - {"text"}),
         ("guidance.video.rescale=0.3", BASE - {"text"}),
         ("negative_prompt=blue", BASE - {"text"}),
+        ("quant=int8", BASE - {"text"}),
+        ("quant.blocks=fp8 quant.keep=[transformer_blocks.0.*]", BASE - {"text"}),
+        ("quant.text=int8", BASE),
         ("noise=device", BASE - {"text"}),
         ("schedules.stage2=[0.9,0.4,0.0]", {"refine", "picture"}),
         ("denoise_tiles.width=2 denoise_tiles.width_overlap=1", BASE - {"text"}),
@@ -87,6 +90,8 @@ def test_an_option_invalidates_exactly_the_stages_that_read_it(override, stages)
     [
         "output=webm",
         "output.crf=30",
+        "output=exr",
+        "dfr.rounds=2",
         "output.private=true",
         "checks=strict",
         "on_interrupt=decode",

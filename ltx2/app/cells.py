@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Keys that belong to the sweep as a whole.
-_WHOLE = ("sweep", "paths.outputs", "plan", "debug")
+_WHOLE = ("sweep", "paths.outputs", "plan", "debug", "debug_dtypes")
 Check = Callable[["Root", Sequence[str]], None]
 
 

@@ -21,7 +21,8 @@ _SAMPLER_KEYS = {
     "res_2s": ("eta",),
     "gradient_estimation": ("gamma",),
 }
-_OUTPUT_KEYS = {"mp4": ("crf", "preset"), "webm": ("crf",), "gif": (), "png": ()}
+_OUTPUT_KEYS = {"mp4": ("crf", "preset"), "webm": ("crf",), "gif": (), "png": (),
+                "exr": ("colour_space",), "hevc_hlg": ("crf", "preset")}  # fmt: skip
 _TILE_KEYS = ("frames", "height", "width")
 _PICTURE_KEYS = ("height", "width", "tiling", "decoder", "output", "dtype.video_vae")
 
@@ -58,7 +59,7 @@ def _reasons(settings: Settings) -> dict[str, str]:
     return (
         _sampler(settings, sampling)
         | _scheduler(settings)
-        | _unused("output", ("crf", "preset"), settings.output.format, _OUTPUT_KEYS)
+        | _unused("output", ("crf", "preset", "colour_space"), settings.output.format, _OUTPUT_KEYS)
         | _tiling(settings)
         | _denoise_tiles(settings, sampling)
         | _guidance(settings, sampling)
@@ -215,6 +216,8 @@ def _whole_groups(settings: Settings, sampling: list[StageSettings]) -> dict[str
     reasons = {}
     if not any(stage.windows for stage in sampling):
         reasons["window"] = f"pipeline={settings.pipeline.name} has no windows"
+    if not any(stage.dense for stage in sampling):
+        reasons["dfr"] = f"pipeline={settings.pipeline.name} has no rounds"
     if not settings.enhance.enabled:
         options = (item.name for item in fields(EnhanceSettings) if item.name != "enabled")
         reasons |= {f"enhance.{name}": "enhance.enabled is false" for name in options}

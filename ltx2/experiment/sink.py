@@ -10,11 +10,14 @@ import numpy as np
 
 from ltx2.media.audio import write_wav
 from ltx2.media.contact import contact_sheet
-from ltx2.media.encoders import EncodeOptions
+from ltx2.media.encoders import HDR_FORMATS, EncodeOptions
+from ltx2.media.hdr import shown
 from ltx2.media.images import write_png
 from ltx2.media.video import VideoWriter, check_target
 from ltx2.pipelines.settings import OutputSettings
 
+# Endings of names that are not the format's own; those without a dot are folders.
+SUFFIXES = {"png": "", "exr": "_exr", "hevc_hlg": ".mp4"}
 SHEET_TILES, SHEET_COLUMNS, SHEET_TILE_PX = 8, 4, 256
 
 
@@ -57,18 +60,21 @@ class ClipSink:
     def __init__(
         self, folder: Path, output: OutputSettings, fps: float, frames: int, name: str = "video"
     ) -> None:
-        suffix = "" if output.format == "png" else f".{output.format}"
+        suffix = SUFFIXES.get(output.format, f".{output.format}")
         self.path = folder / f"{name}{suffix}"
         self._sheet = folder / "frames.png" if output.contact_sheet else None
         # Only H.264 has presets, and only lossy video has a CRF.
-        lossy = output.format in ("mp4", "webm")
+        lossy = output.format in ("mp4", "webm", "hevc_hlg")
+        self._hdr = output.format in HDR_FORMATS
         self._options = EncodeOptions(
             crf=output.crf if lossy else None,
-            preset=output.preset if output.format == "mp4" else None,
+            preset=output.preset if output.format in ("mp4", "hevc_hlg") else None,
+            hdr=output.format if self._hdr else "",
+            colour_space=output.colour_space,
         )
         # A folder of frames has no tag of its own; run.json is beside it.
         tagged = check_target(self.path, self._options).carries_comment
-        self.carries_comment = tagged and suffix != ""
+        self.carries_comment = tagged and self.path.suffix != ""
         self._carries_audio = check_target(self.path, self._options).carries_audio
         self._fps = fps
         self._picks = set(np.linspace(0, frames - 1, min(SHEET_TILES, frames)).round().astype(int))
@@ -102,7 +108,7 @@ class ClipSink:
         self._writer.write(chunk)
         for index, frame in enumerate(chunk, self._seen):
             if index in self._picks:
-                self._kept.append(frame.copy())
+                self._kept.append(shown(frame) if self._hdr else frame.copy())
         self._seen += len(chunk)
 
     def write_sheet(self) -> Path | None:

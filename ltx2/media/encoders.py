@@ -35,13 +35,16 @@ _MBTREE_UNIT = 128
 class EncodeOptions:
     """Compression; None means the default of the format: crf 19 veryfast for H.264, crf 31 for VP9.
 
-    crf 0..51 (VP9 63), smaller is better; `threads` 0 lets the encoder choose.
+    crf 0..51 (VP9 63), smaller is better; `threads` 0 lets the encoder choose. `hdr` is one of
+    HDR_FORMATS: the frames are working codes (`ltx2.media.hdr`), for `exr` put into `colour_space`.
     """
 
     crf: int | None = None
     preset: str | None = None
     audio_kbps: int = 192
     threads: int = 0
+    hdr: str = ""
+    colour_space: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,12 @@ FORMATS = {
     ".gif": VideoFormat("gif", None, None, 0, 0, carries_comment=False, needs_even_size=False),
     "": VideoFormat("png folder", None, "wav", 0, 0, needs_even_size=False),
 }
+# By `EncodeOptions.hdr`; the suffixes that each can have.
+HDR_FORMATS = {
+    "exr": VideoFormat("exr folder", None, "wav", 0, 0, needs_even_size=False),
+    "hevc_hlg": VideoFormat("mp4", "libx265", "aac", 51, 12),
+}
+HDR_SUFFIXES = {"exr": ("",), "hevc_hlg": (".mp4",)}
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower",
            "veryslow", "placebo")  # fmt: skip
 
@@ -98,6 +107,14 @@ class Encoder(Protocol):
 
 def open_encoder(path: Path, clip: Clip) -> Encoder:
     """The encoder of the clip's format, writing to `path` whatever its suffix."""
+    if clip.options.hdr == "exr":
+        from ltx2.media.exr import ExrEncoder
+
+        return ExrEncoder(path, clip)
+    if clip.options.hdr:
+        from ltx2.media.hlg import HlgEncoder
+
+        return HlgEncoder(path, clip)
     if clip.format.muxer == "gif":
         return GifEncoder(path, clip)
     if clip.format.codec is None:
@@ -112,7 +129,7 @@ def check_options(format: VideoFormat, options: EncodeOptions) -> None:
         raise UserError(f"{name} output has no crf or preset; leave both unset or write .mp4")
     if options.crf is not None and not 0 <= options.crf <= format.max_crf:
         raise UserError(f"crf={options.crf} is not in 0..{format.max_crf} for {name}")
-    if options.preset is not None and format.codec != "libx264":
+    if options.preset is not None and format.codec not in ("libx264", "libx265"):
         raise UserError(f"preset={options.preset} has no effect on {name}; leave it unset")
     if options.preset is not None and options.preset not in PRESETS:
         raise UserError(f"preset={options.preset} is unknown; use one of {', '.join(PRESETS)}")
@@ -128,8 +145,25 @@ def check_audio_rate(format: VideoFormat, rate: int) -> None:
         raise UserError(f"AAC cannot store {rate} Hz; resample to {low} or {high} Hz")
 
 
+@dataclass(frozen=True)
+class Colours:
+    """H.273 code points of a clip's tags."""
+
+    primaries: int
+    transfer: int
+    matrix: int
+
+
 class ContainerEncoder:
     """mp4, mov, mkv and webm: BT.709 limited-range 4:2:0 video and stereo sound."""
+
+    pixels = "yuv420p"
+    colours = Colours(_BT709, _BT709, _BT709)
+    tag: str | None = None
+
+    def planes(self, picture: np.ndarray) -> np.ndarray:
+        """A picture (H, W, 3) as the encoder's planes (H * 3/2, W)."""
+        return yuv420p(picture[None])[0]
 
     def __init__(self, path: Path, clip: Clip) -> None:
         import av
@@ -144,12 +178,14 @@ class ContainerEncoder:
         stream = self._container.add_stream(codec_name, rate=clip.fps, options=codec_options)
         self._video = cast("VideoStream", stream)
         self._video.width, self._video.height = clip.width, clip.height
-        self._video.pix_fmt = "yuv420p"
+        self._video.pix_fmt = self.pixels
         codec = self._video.codec_context
         codec.time_base = 1 / clip.fps
         codec.thread_count = clip.options.threads
-        codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
-        codec.color_range = _LIMITED_RANGE
+        codec.color_primaries, codec.color_trc = self.colours.primaries, self.colours.transfer
+        codec.colorspace, codec.color_range = self.colours.matrix, _LIMITED_RANGE
+        if self.tag is not None:
+            codec.codec_tag = self.tag
         self._audio_rate = clip.audio_rate
         self._audio = None if clip.audio_rate is None else self._add_audio(clip)
 
@@ -165,9 +201,10 @@ class ContainerEncoder:
         import av
 
         for picture in frames:
-            frame = av.VideoFrame.from_ndarray(yuv420p(picture[None])[0], format="yuv420p")
-            frame.colorspace, frame.color_range = _BT709, _LIMITED_RANGE
-            frame.color_primaries = frame.color_trc = _BT709
+            frame = av.VideoFrame.from_ndarray(self.planes(picture), format=self.pixels)
+            frame.colorspace, frame.color_range = self.colours.matrix, _LIMITED_RANGE
+            frame.color_primaries = self.colours.primaries
+            frame.color_trc = self.colours.transfer
             frame.pts, frame.time_base = self._written, 1 / self._fps
             self._written += 1
             self._mux(self._video.encode(frame))
@@ -199,6 +236,9 @@ class ContainerEncoder:
 
 def _codec_options(clip: Clip) -> dict[str, str]:
     crf = clip.format.default_crf if clip.options.crf is None else clip.options.crf
+    if clip.format.codec == "libx265":
+        preset = clip.options.preset or "ultrafast"
+        return {"crf": str(crf), "preset": preset, "x265-params": "log-level=error"}
     if clip.format.codec == "libx264":
         options = {"crf": str(crf), "preset": clip.options.preset or "veryfast"}
         # x264's macroblock tree reads past a row that is no multiple of eight macroblocks: the

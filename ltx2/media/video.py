@@ -17,6 +17,8 @@ from ltx2.errors import UserError
 from ltx2.media.atomic import check_writable, replacing
 from ltx2.media.encoders import (
     FORMATS,
+    HDR_FORMATS,
+    HDR_SUFFIXES,
     Clip,
     EncodeOptions,
     Encoder,
@@ -59,23 +61,41 @@ def exact_rate(fps: float | Fraction) -> Fraction:
 def check_target(path: str | Path, options: EncodeOptions | None = None) -> VideoFormat:
     """Find, before any expensive work, what would stop a clip from being written to `path`.
 
-    The suffix chooses the format; none means a folder of PNG frames. Creates the parent folder.
+    The suffix chooses the format; none means a folder of PNG frames. `options.hdr` goes before.
+    Creates the parent folder.
     """
-    path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        known = ", ".join(suffix for suffix in FORMATS if suffix)
-        raise UserError(
-            f"{path}: '{path.suffix}' is no video format; use {known}, or no suffix for a folder "
-            "of PNG frames"
-        )
-    format = FORMATS[path.suffix.lower()]
-    check_options(format, options or EncodeOptions())
+    path, options = Path(path), options or EncodeOptions()
+    format = _hdr_format(path, options) if options.hdr else _format(path)
+    check_options(format, options)
     check_writable(path.parent)
     if path.is_dir() and (path.suffix or any(path.iterdir())):
         raise UserError(f"{path} is a folder that exists already; choose another name")
     if path.is_file() and not path.suffix:
         raise UserError(f"{path} is a file; frames need a folder, or give a suffix such as .mp4")
     return format
+
+
+def _format(path: Path) -> VideoFormat:
+    if path.suffix.lower() not in FORMATS:
+        known = ", ".join(suffix for suffix in FORMATS if suffix)
+        raise UserError(
+            f"{path}: '{path.suffix}' is no video format; use {known}, or no suffix for a folder "
+            "of PNG frames"
+        )
+    return FORMATS[path.suffix.lower()]
+
+
+def _hdr_format(path: Path, options: EncodeOptions) -> VideoFormat:
+    suffixes = HDR_SUFFIXES[options.hdr]
+    if path.suffix.lower() not in suffixes:
+        wanted = " or ".join(suffixes) if suffixes[0] else "a folder's name"
+        raise UserError(f"{path}: '{path.suffix}' cannot hold {options.hdr}; use {wanted}")
+    if options.hdr == "exr":
+        from ltx2.media.exr import check_installed, check_space
+
+        check_installed()
+        check_space("colour_space", options.colour_space)
+    return HDR_FORMATS[options.hdr]
 
 
 class VideoWriter:

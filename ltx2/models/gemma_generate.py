@@ -63,7 +63,7 @@ class GemmaMemory:
 
     @classmethod
     def empty(cls, model: Gemma3) -> GemmaMemory:
-        return cls([KeyValues(model.window(layer.kind)) for layer in model.layers])
+        return cls([KeyValues(model.window(kind)) for kind in model.config.layer_types])
 
 
 def next_logits(model: Gemma3, ids: np.ndarray, memory: GemmaMemory) -> np.ndarray:
@@ -76,7 +76,7 @@ def next_logits(model: Gemma3, ids: np.ndarray, memory: GemmaMemory) -> np.ndarr
     spans = model.spans_at(memory.tokens, x) if memory.tokens else model.spans(len(ids), x)
     for index, (layer, kept) in enumerate(zip(model.layers, memory.layers, strict=True)):
         x = layer(x, spans[layer.kind], kept)
-        ops.settle(index, x)
+        model.settle(index, x)
     memory.tokens += len(ids)
     last = model.norm(x[:, -1:])
     return ops.to_numpy(ops.linear(last, model.embed_tokens.weight))[0, 0]

@@ -101,6 +101,7 @@ class GemmaTower:
     layers: list[Any]
     norm: Any
     config: TextConfig
+    streamed: bool = False  # the layers' weights are there only while a layer runs
 
     def __call__(
         self, ids: np.ndarray, mask: np.ndarray | None = None, start: int = 0
@@ -116,10 +117,14 @@ class GemmaTower:
         spans = self.spans(ids.shape[1], x, mask, start)
         for index, layer in enumerate(self.layers):
             x = layer(x, spans[layer.kind])
-            ops.settle(index, x)
+            self.settle(index, x)
             states.append(x)
         states[-1] = self.norm(x)
         return states
+
+    def settle(self, index: int, x: Array) -> None:
+        """What a lazy backend may, or with streamed weights must, compute after a layer."""
+        ops.evaluate(x) if self.streamed else ops.settle(index, x)
 
     def spans(
         self, tokens: int, ref: Array, mask: np.ndarray | None = None, start: int = 0

@@ -28,8 +28,9 @@ from ltx2.models.latents import audio_positions, pack_audio
 from ltx2.models.video_vae import VideoEncoder
 from ltx2.ops import Array
 from ltx2.pipelines.components.video import load_video_encoder
+from ltx2.pipelines.hdr import is_hdr, prepared_codes
 from ltx2.pipelines.latents import Latents
-from ltx2.pipelines.loras import reference_scales
+from ltx2.pipelines.loras import detail_factor, reference_scales
 from ltx2.pipelines.plan import Plan, StagePlan
 from ltx2.pipelines.settings import ConditioningSettings
 from ltx2.pipelines.sources import encode_clip, prepared_clip
@@ -70,8 +71,15 @@ def condition_items(plan: Plan, stage: StagePlan, start: Latents, encode: Encodi
         whole = ConditioningSettings(kind="reference", path=plan.settings.input.video)
         items.append(_reference(whole, plan, stage, encode))
     if stage.settings.keyframe_slots and plan.keyframe_slots:
-        items.append(KeyframeSlots(plan.keyframe_slots, plan.frames, plan.fps, plan.scale))
+        frames, seeds = plan.keyframe_slots, start.slots
+        items.append(KeyframeSlots(frames, plan.frames, plan.fps, plan.scale, seeds))
     return items
+
+
+def detail_reference(plan: Plan, video: Array) -> Reference:
+    """The first stage's pictures as the reference of the detailing LoRA (spec 2.10)."""
+    factor = detail_factor(plan.settings, plan.files)
+    return Reference(ops.f32(video), plan.fps, plan.scale, downscale=factor)
 
 
 def sound_reference(plan: Plan, audio: Array) -> AudioReference:
@@ -109,8 +117,12 @@ def _image(
 ) -> LatentIndex | KeyframeIndex:
     """The first frame is written over the latent, others are appended as keyframe tokens."""
     crf = 0 if condition.crf is None else condition.crf
-    latent = encode(prepared_image(condition.path, crf, stage.height, stage.width))
-    frame = condition.frame % plan.frames
+    if is_hdr(plan.settings):
+        pixels = prepared_codes(condition, stage.height, stage.width)
+    else:
+        pixels = prepared_image(condition.path, crf, stage.height, stage.width)
+    latent = encode(pixels)
+    frame = condition.frame % plan.asked_frames
     if frame == 0 and not stage.settings.keyframes:
         return LatentIndex(latent, 0, condition.strength)
     return KeyframeIndex(latent, frame, plan.fps, plan.scale, condition.strength)
@@ -120,10 +132,14 @@ def _clip(
     condition: ConditioningSettings, plan: Plan, stage: StagePlan, encode: Encoding
 ) -> LatentIndex | KeyframeIndex:
     """A clip at the start is written over the latent, elsewhere appended as keyframe tokens."""
-    frame = condition.frame % plan.frames
-    frames, _ = read_video(condition.path, plan.frames - frame)
-    usable = (len(frames) - 1) // plan.scale.time * plan.scale.time + 1
-    latent = encode(prepared_clip(frames[:usable], stage.height, stage.width))
+    frame = condition.frame % plan.asked_frames
+    room = plan.frames - frame
+    if is_hdr(plan.settings):
+        pixels = prepared_codes(condition, stage.height, stage.width, room)
+    else:
+        pixels = prepared_clip(read_video(condition.path, room)[0], stage.height, stage.width)
+    usable = (pixels.shape[1] - 1) // plan.scale.time * plan.scale.time + 1
+    latent = encode(pixels[:, :usable])
     if frame == 0:
         return LatentIndex(latent, 0, condition.strength)
     return KeyframeIndex(latent, frame, plan.fps, plan.scale, condition.strength, usable)

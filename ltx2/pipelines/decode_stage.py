@@ -64,6 +64,8 @@ def _sound(run: Runner, latent: Array | None, sink: Sink, given: bool) -> None:
     else:
         waveform, rate = _decoded_sound(run, latent)
         waveform = check_audio(run.outcome.checks, waveform, rate, plan.frames / plan.fps)
+    if plan.canvas is not None:
+        waveform = waveform[:, : round(plan.seconds * rate)]
     if plan.extends:
         waveform = joined_sound(plan, waveform, rate)
     run.outcome.statistics["audio"] = _audio_record(waveform, rate)
@@ -116,7 +118,8 @@ def _picture(run: Runner, latent: Array | None, sink: Sink, given: bool) -> None
         else:
             assert latent is not None
             finite = partial(run.outcome.checks.finite, "video decode", causes=NAN_FRAMES)
-            made = keeper.kept_frames(map(finite, _decoded_frames(run, latent)))
+            decoded = _without_padding(plan.made_frames, _decoded_frames(run, latent))
+            made = keeper.kept_frames(map(finite, decoded))
         if plan.extends:
             frames, rows, columns = run.outcome.seams
             run.outcome.seams = joined_seams(plan, frames), rows, columns
@@ -124,6 +127,14 @@ def _picture(run: Runner, latent: Array | None, sink: Sink, given: bool) -> None
         _shown(run, made, sink)
     action = "computed" if entry is None else "reused"
     run.note(PICTURE, action, run.outcome.phases.records[-1].seconds)
+
+
+def _without_padding(frames: int, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The first `frames` of `chunks`."""
+    for chunk in chunks:
+        if frames > 0:
+            yield chunk[:frames]
+        frames -= len(chunk)
 
 
 def _shown(run: Runner, chunks: Iterator[np.ndarray], sink: Sink) -> None:

@@ -12,6 +12,7 @@ from ltx2.media.images import read_image
 from ltx2.media.video import read_metadata
 from ltx2.pipelines.extension import check_extension
 from ltx2.pipelines.files import active_loras
+from ltx2.pipelines.hdr import check_hdr, clip_length, is_exr
 from ltx2.pipelines.loras import reference_scales
 from ltx2.pipelines.plan import Plan, StagePlan
 from ltx2.pipelines.settings import ConditioningSettings
@@ -23,6 +24,7 @@ KINDS = ("image", "video", "reference")
 
 def check_inputs(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
     """Raise UserError for a condition or input that cannot be fully used."""
+    check_hdr(plan.settings)
     for name, item in plan.settings.conditioning.items():
         _check_condition(f"conditioning.{name}", item, plan, stages)
     _check_overwritten(plan)
@@ -54,18 +56,20 @@ def _check_condition(
         raise UserError(f"{key}: attention and mask have no effect on kind={item.kind}")
     if item.crf is not None and not 0 <= item.crf <= 51:
         raise UserError(f"{key}.crf={item.crf} is not in [0, 51]; 0 switches it off")
-    if not -plan.frames <= item.frame < plan.frames:
-        raise UserError(f"{key}.frame={item.frame} is outside the clip of {plan.frames} frames")
+    frames = plan.asked_frames
+    if not -frames <= item.frame < frames:
+        raise UserError(f"{key}.frame={item.frame} is outside the clip of {frames} frames")
     if item.path == "":
         raise UserError(f"{key}.path is empty; give the file")
     if item.kind != "reference" and item.control != "none":
         raise UserError(f"{key}.control={item.control} has no effect on kind={item.kind}")
     if item.kind == "image":
-        read_image(item.path)
+        if not is_exr(item.path):
+            read_image(item.path)
     elif item.kind == "reference":
         _check_reference(key, item, plan)
     else:
-        frames = read_metadata(item.path).frames
+        frames = clip_length(item.path) or read_metadata(item.path).frames
         _check_length(
             f"{key}.path={item.path}", frames, plan.frames - item.frame % plan.frames, plan
         )
@@ -100,7 +104,7 @@ def _check_overwritten(plan: Plan) -> None:
     for name, item in plan.settings.conditioning.items():
         if item.kind == "reference" or item.strength == 0:
             continue
-        frame = item.frame % plan.frames
+        frame = item.frame % plan.asked_frames
         if frame in taken:
             raise UserError(
                 f"conditioning.{name}.frame={item.frame} is already the frame of"

@@ -23,8 +23,10 @@ from ltx2.pipelines.reuse import Reuse, decode_parts, plan_reuse
 from ltx2.pipelines.store import Entry, Journal, NoStore, Store
 
 LATENTS, TEXT, CONDITION = "latents", "text", "condition"
+LATENT_PARTS = (*STREAMS, "slots")
 # Frames are kept in steps of 1 / 65535, and a run whose frames are kept hands on the rounded ones:
-# a clip from the cache and one decoded anew are the same.
+# a clip from the cache and one decoded anew are the same. Those of HDR runs are logarithmic codes,
+# whose range is [0, 1] as well; a step of theirs is less than half of one of half-float light.
 STEPS = np.float32(65535)
 
 
@@ -112,7 +114,7 @@ class Keeper:
 
     def latents(self, entry: Entry) -> Latents:
         """The latents of an entry on the device."""
-        found = {s: entry.array(s) for s in STREAMS}
+        found = {part: entry.array(part) for part in LATENT_PARTS}
         arrays = {
             s: None if value is None else self._backend.array(np.array(value))
             for s, value in found.items()
@@ -126,7 +128,7 @@ class Keeper:
         key = self.key(stage.name)
         if key is None or stage.settings.do == "load" or not self._checks.passed:
             return
-        values = {s: getattr(latents, s) for s in STREAMS}
+        values = {part: getattr(latents, part) for part in LATENT_PARTS}
         arrays = {s: self._host(value) for s, value in values.items() if value is not None}
         about = self._about(stage.name) | {"draws": draws, "steps": steps}
         self.store.put(key, LATENTS, arrays, about)
@@ -177,7 +179,7 @@ class Keeper:
     def keeps_media(self) -> bool:
         """Whether decoded frames are small enough to be kept."""
         plan = self._plan
-        size = plan.frames * plan.height * plan.width * 3 * 2
+        size = plan.made_frames * plan.height * plan.width * 3 * 2
         return size <= self._media_bytes
 
     def found_frames(self, entry: Entry) -> Iterator[np.ndarray]:
@@ -207,7 +209,7 @@ class Keeper:
         if key is None or not self._checks.passed:
             yield None
             return
-        shape = (plan.frames, plan.height, plan.width, 3)
+        shape = (plan.made_frames, plan.height, plan.width, 3)
         about = self._about(PICTURE) | {"seams": self.seams}
         with self.store.stream(key, PICTURE, shape, "uint16", about) as stream:
             yield stream

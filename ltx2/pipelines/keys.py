@@ -16,6 +16,7 @@ from ltx2.pipelines.decode_stage import INPUT
 from ltx2.pipelines.decoding import border_of
 from ltx2.pipelines.extension import overlap_frames
 from ltx2.pipelines.files import MODEL_ROLES
+from ltx2.pipelines.hdr import is_hdr
 from ltx2.pipelines.identity import (
     FileIdentity,
     content_hash,
@@ -23,7 +24,7 @@ from ltx2.pipelines.identity import (
     numerics_version,
     weights_identity,
 )
-from ltx2.pipelines.loras import reference_scales, stage_loras
+from ltx2.pipelines.loras import detail_factor, reference_scales, stage_loras
 from ltx2.pipelines.plan import Plan, StagePlan
 from ltx2.pipelines.quantisation import block_quantisation, text_quantisation
 from ltx2.pipelines.windows import windows
@@ -100,6 +101,8 @@ class Keys:
             "tiling": [plan.settings.tiling.mode, plan.tiling],
             "border": border_of(plan.settings.decoder),
         }
+        if plan.canvas is not None:
+            read["frames"] = plan.made_frames
         if draws_noise:
             read["noise"] = self._noise_before(stage)
         return self._digest("picture", read)
@@ -132,6 +135,7 @@ class Keys:
             "start": self.latents(str(stage.settings.start)),
             "upscaler": self._weights(self._plan.files[stage.settings.upscaler]),
             "dtype": self._dtypes["upsampler"],
+            "keyframes": stage.settings.keyframe_slots,
         }
 
     def _sample(self, stage: StagePlan) -> dict[str, Any]:
@@ -165,6 +169,7 @@ class Keys:
         shown |= {"source"} & set(own.conditions)
         if shown:
             read["conditions dtype"] = self._dtypes["video_vae"]
+            read["hdr"] = is_hdr(plan.settings)
         if shown & {"reference", "source"}:
             read["reference scales"] = reference_scales(plan.settings, plan.files)
         if "source" in shown:
@@ -173,6 +178,11 @@ class Keys:
             read["mask"] = content_hash(given.mask)
         if own.keyframe_slots and plan.keyframe_slots:
             read["keyframe slots"] = plan.keyframe_slots
+        if own.round:
+            read["round"] = [own.round, plan.canvas and plan.canvas.segment]
+        if own.detail_from is not None:
+            factor = detail_factor(plan.settings, plan.files)
+            read["detail"] = [self.latents(own.detail_from), factor]
         if own.region:
             read["region"] = [given.start, given.end, sorted(given.regenerate)]
         if own.freeze or own.region:
@@ -192,7 +202,7 @@ class Keys:
 
     def _condition(self, given: Any) -> dict[str, Any]:
         read = asdict(given) | {"path": content_hash(given.path)}
-        read["frame"] = given.frame % self._plan.frames
+        read["frame"] = given.frame % self._plan.asked_frames
         if given.mask:
             read["mask"] = content_hash(given.mask)
         return read

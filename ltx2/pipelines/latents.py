@@ -11,7 +11,14 @@ from ltx2 import ops
 from ltx2.diffusion.appended import AudioReference
 from ltx2.diffusion.conditioning import AudioIndex, TimeRegion
 from ltx2.diffusion.noise import NoiseSource
-from ltx2.diffusion.state import LatentState, cleared, freeze, initial_state, noised
+from ltx2.diffusion.state import (
+    LatentState,
+    cleared,
+    freeze,
+    generated_keyframes,
+    initial_state,
+    noised,
+)
 from ltx2.models.latents import (
     audio_positions,
     pack_audio,
@@ -30,10 +37,14 @@ SOUND_ITEMS = (AudioIndex, AudioReference)
 
 @dataclass(frozen=True)
 class Latents:
-    """video (1, F, H, W, C), audio (1, T, M, C), normalised; None where there is no stream."""
+    """video (1, F, H, W, C), audio (1, T, M, C), normalised; None where there is no stream.
+
+    slots (1, K, H, W, C): keyframes generated beside the video.
+    """
 
     video: Array | None = None
     audio: Array | None = None
+    slots: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -102,10 +113,11 @@ class StateBuilder:
     def latents(self, states: dict[str, LatentState | None]) -> Latents:
         """The target tokens of finished states as latents."""
         video, audio = states["video"], states["audio"]
-        pictures = sound = None
+        pictures = sound = slots = None
         if video is not None:
             assert video.grid is not None
             pictures = unpack_video(cleared(video), video.grid)
+            slots = None if video.slots is None else generated_keyframes(video)
         if audio is not None:
             sound = unpack_audio(cleared(audio), self.plan.audio.latent_channels)
-        return Latents(pictures, sound)
+        return Latents(pictures, sound, slots)

@@ -14,6 +14,7 @@ from ltx2.errors import UserError, nearest
 from ltx2.models.transformer import Transformer
 from ltx2.pipelines.components.transformer import transformer_config
 from ltx2.pipelines.denoiser import Contexts
+from ltx2.pipelines.dense import DETAIL_FACTOR, lora_group
 from ltx2.pipelines.files import active_loras
 from ltx2.pipelines.guidance import sigma_bound
 from ltx2.pipelines.settings import LoraSettings, Settings, StageSettings
@@ -53,12 +54,11 @@ def stage_loras(
 ) -> tuple[StageLora, ...]:
     """The LoRAs of `stage` in the order they are applied: the user's, then the distilled one."""
     loras: list[StageLora] = []
-    if "user" in stage.loras:
-        for name, lora in active_loras(settings.lora).items():
-            strength = lora.stages.get(stage.name, lora.strength)
-            if strength != 0:
-                path, schedule = files[f"lora.{name}"], _schedule(name, lora)
-                loras.append(StageLora(path, strength, lora.fused, lora.allow_partial, schedule))
+    for name, lora in active_loras(settings.lora).items():
+        strength = lora.stages.get(stage.name, lora.strength)
+        if strength != 0 and lora_group(settings, name) in stage.loras:
+            path, schedule = files[f"lora.{name}"], _schedule(name, lora)
+            loras.append(StageLora(path, strength, lora.fused, lora.allow_partial, schedule))
     # A distilled model, or one trained for both schedules, needs no distilled LoRA.
     if "distilled" in stage.loras and settings.model.kind == "dev":
         loras.append(StageLora(files["distilled_lora"], stage.distilled_strength))
@@ -73,8 +73,14 @@ def _schedule(name: str, lora: LoraSettings) -> tuple[tuple[float, float], ...]:
 
 def reference_scales(settings: Settings, files: dict[str, Path]) -> tuple[int, int]:
     """(spatial, temporal) factor of reference videos that the user's LoRAs were trained with."""
-    names = active_loras(settings.lora)
+    names = [n for n in active_loras(settings.lora) if lora_group(settings, n) == "user"]
     return reference_factors([read_lora(files[f"lora.{name}"]) for name in names])
+
+
+def detail_factor(settings: Settings, files: dict[str, Path]) -> int:
+    """How much smaller the reference of the detailing LoRA is, per side (spec 2.10)."""
+    file = read_lora(files[f"lora.{settings.dfr.detailing}"])
+    return file.told_downscale_factor or DETAIL_FACTOR
 
 
 def check_loras(settings: Settings, files: dict[str, Path], checkpoint: Header) -> None:
@@ -104,7 +110,8 @@ def check_lora_settings(settings: Settings) -> None:
 
 
 def _check_lora(name: str, lora: LoraSettings, settings: Settings) -> None:
-    stages = [s.name for s in settings.pipeline.stages if s.do == "sample" and "user" in s.loras]
+    group = lora_group(settings, name)
+    stages = [s.name for s in settings.pipeline.stages if s.do == "sample" and group in s.loras]
     strengths = {"strength": lora.strength}
     for stage, value in lora.stages.items():
         if stage not in stages:

@@ -21,6 +21,7 @@ from ltx2.pipelines.components.upsampler import upsampled_grid, upsampler_kind
 from ltx2.pipelines.components.video import decoder_config, video_scale
 from ltx2.pipelines.decoding import check_decoder, decode_tiling
 from ltx2.pipelines.denoise_tiles import stage_tiles, tile_notices
+from ltx2.pipelines.dense import canvas_of, with_rounds
 from ltx2.pipelines.durations import check_frames, most_frames, wants_duration
 from ltx2.pipelines.extension import output_frames
 from ltx2.pipelines.files import find_files, with_media_paths
@@ -33,6 +34,7 @@ from ltx2.pipelines.presets import warn_of_other_release, with_release
 from ltx2.pipelines.quantisation import check_quantisation
 from ltx2.pipelines.ranges import check_ranges
 from ltx2.pipelines.requirements import check_files, read_headers
+from ltx2.pipelines.rounds import tile_tokens
 from ltx2.pipelines.sampling import check_unconditional, stage_sampler, with_sampler
 from ltx2.pipelines.saved import check_saved, with_saved_size
 from ltx2.pipelines.schedules import check_schedule_of_model, stage_sigmas
@@ -51,7 +53,7 @@ ACTIONS = ("encode", "load", "sample", "upscale", "decode")
 def make_plan(settings: Settings) -> Plan:
     """Check `settings` and derive the plan. Raises UserError with one clear line."""
     _check_stages(settings)
-    settings = with_media_paths(with_release(settings))
+    settings = with_media_paths(with_release(with_rounds(settings)))
     settings = fill_preset(with_input_size(with_saved_size(settings)))
     check_ranges(settings)
     check_frames(settings)
@@ -73,6 +75,8 @@ def make_plan(settings: Settings) -> Plan:
         settings = dataclasses.replace(settings, frames=_most_frames(settings, scale.time))
     height, width, frames, notices = size_on_grid(settings, scale, _clip_frames(settings))
     settings = dataclasses.replace(settings, height=height, width=width, frames=frames)
+    canvas = canvas_of(settings, config, frames, scale.time)
+    frames = frames if canvas is None else canvas.frames
     plan = Plan(
         settings=settings,
         files=files,
@@ -87,7 +91,8 @@ def make_plan(settings: Settings) -> Plan:
         stages=(),
         notices=tuple(notices),
         wants_duration=asked,
-        keyframe_slots=keyframe_slots(settings, config, frames),
+        keyframe_slots=(canvas.keyframes if canvas else keyframe_slots(settings, config, frames)),
+        canvas=canvas,
     )
     if any("audio" in s.streams for s in settings.pipeline.stages if s.do in ("encode", "sample")):
         check_sound_length(frames, plan.fps, audio.latents_per_second)
@@ -99,10 +104,9 @@ def make_plan(settings: Settings) -> Plan:
     check_watching(plan, stages)
     added = check_saved(plan, stages) + tile_notices(settings.denoise_tiles, stages)
     plan = dataclasses.replace(plan, notices=plan.notices + added)
-    grid = video_latent_shape(frames, height, width, scale)
     decoder = decoder_config(plan.header_of("video_vae"))
     check_decoder(settings.decoder, decoder)
-    tiling = decode_tiling(settings.tiling, height, width, grid, decoder)
+    tiling = decode_tiling(settings.tiling, height, width, plan.decoded_grid, decoder)
     plan = dataclasses.replace(plan, stages=stages, tiling=tiling)
     joined = output_frames(plan) if plan.extends else None
     return dataclasses.replace(plan, joined_frames=joined)
@@ -197,7 +201,7 @@ def _check_stages(settings: Settings) -> None:
             hint = nearest(stage.do, ACTIONS)
             what = f"pipeline={pipeline.name}: stage '{stage.name}'"
             raise UserError(f"{what} does '{stage.do}'{hint}")
-        for key in ("start", "video_from", "audio_from", "audio_reference"):
+        for key in ("start", "video_from", "audio_from", "audio_reference", "detail_from"):
             value = getattr(stage, key)
             if (
                 value is not None
@@ -220,7 +224,7 @@ def _stage_plan(plan: Plan, stage: StageSettings) -> StagePlan:
         check_window(plan)
     ratio = Fraction(stage.scale).limit_denominator(64)
     height, width = int(plan.height * ratio), int(plan.width * ratio)
-    grid = video_latent_shape(plan.frames, height, width, plan.scale)
+    grid = video_latent_shape(plan.frames_of(stage.round), height, width, plan.scale)
     if stage.do != "sample":
         return StagePlan(stage, height, width, grid)
     tokens = grid[0] * grid[1] * grid[2]
@@ -228,6 +232,12 @@ def _stage_plan(plan: Plan, stage: StageSettings) -> StagePlan:
     guidance = GuidancePair.of(plan.settings.guidance, stage, plan.transformer.layers)
     check_unconditional(plan.settings, stage, guidance, sigmas)
     calls = stage_sampler(plan.settings, stage).model_calls(sigmas)
+    if stage.round:
+        parts = tile_tokens(plan, stage.round, grid)
+        mean = sum(parts) / len(parts)
+        return StagePlan(
+            stage, height, width, grid, sigmas, guidance, calls, len(parts), None, mean
+        )
     spans = windows(plan) if stage.windows else []
     # All windows are equally long.
     sampled = (spans[0].stop - spans[0].start, *grid[1:]) if spans else grid

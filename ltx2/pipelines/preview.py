@@ -11,6 +11,7 @@ import numpy as np
 from ltx2.diffusion.noise import TorchNoise
 from ltx2.errors import UserError
 from ltx2.media.contact import contact_sheet
+from ltx2.media.hdr import shown
 from ltx2.media.images import write_png
 from ltx2.models.diffusion_decoder import DiffusionDecoder
 from ltx2.models.tiling import decode_frames
@@ -19,6 +20,7 @@ from ltx2.ops import Array
 from ltx2.pipelines.components.video import load_video_decoder
 from ltx2.pipelines.cost import component_parameters
 from ltx2.pipelines.decoding import set_border
+from ltx2.pipelines.hdr import is_hdr
 from ltx2.pipelines.plan import Plan, StagePlan
 
 log = logging.getLogger(__name__)
@@ -99,6 +101,8 @@ class Previewer:
             next(decode_frames(self._decoder, video[:, pick : pick + 1], None, noise))[0]
             for pick in picks.tolist()
         ]
+        if is_hdr(self._plan.settings):
+            frames = [shown(frame) for frame in frames]
         width = min(TILE_PX, frames[0].shape[1])
         return contact_sheet(np.stack(frames), count=count, columns=count, tile_width=width)
 

@@ -14,7 +14,7 @@ from ltx2.pipelines.settings import Settings
 MODEL_KINDS = ("dev", "distilled", "any")
 NOISE = ("host", "device")
 # Largest CRF by format; 0 where the format has none.
-FORMATS = {"mp4": 51, "webm": 63, "gif": 0, "png": 0}
+FORMATS = {"mp4": 51, "webm": 63, "gif": 0, "png": 0, "exr": 0, "hevc_hlg": 51}
 FPS = (1.0, 1000.0)
 # The generator behind the noise is seeded with 32 bits; more would be dropped without a word.
 SEEDS = 2**32
@@ -59,7 +59,7 @@ def _check_output(settings: Settings) -> None:
         raise UserError(
             f"output.crf={output.crf} is not in 0 to {most} for {output.format}; smaller is better"
         )
-    if output.format == "mp4":
+    if output.format in ("mp4", "hevc_hlg"):
         _check_name("output.preset", output.preset, PRESETS)
 
 

@@ -35,7 +35,7 @@ def decode_parts(stage: StagePlan) -> list[str]:
 def sources_of(plan: Plan, stage: StagePlan) -> set[str]:
     """Stages whose latents `stage` reads, and earlier ones whose draws it must come after."""
     own = stage.settings
-    named = {name for name in (own.start, own.audio_reference) if name}
+    named = {name for name in (own.start, own.audio_reference, own.detail_from) if name}
     if own.do == "sample":
         names = [item.name for item in plan.stages]
         before = plan.stages[: names.index(stage.name)]

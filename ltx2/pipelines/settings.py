@@ -98,7 +98,11 @@ class StageSettings:
     `generated_keyframes` beside the clip. `region` limits a stage to the input's seconds,
     `extend` continues the input clip, `windows` walks a long clip in overlapping windows, and
     `audio_reference` names the stage whose sound is shown as a reference.
-    `loras` lists `user` and `distilled`; `video_from`, `audio_from` are stages, or `input`.
+    `loras` lists `user`, `distilled` and `detailing`; `video_from`, `audio_from` are stages, or
+    `input`. `dense` (pipeline=dfr) pads the clip to whole segments with a keyframe at the end of
+    each, `round` is the doubling of the frame rate that a stage belongs to, and `detail_from` the
+    stage whose pictures are shown as a reference where a detailing LoRA is given. An upscale stage
+    with `keyframe_slots` enlarges the generated keyframes, too.
     """
 
     name: str = ""
@@ -119,6 +123,9 @@ class StageSettings:
     windows: bool = False
     extend: bool = False
     audio_reference: str | None = None
+    dense: bool = False
+    round: int = 0
+    detail_from: str | None = None
     upscaler: str = "spatial_upscaler"
     video_from: str | None = None
     audio_from: str | None = None
@@ -204,6 +211,7 @@ class ConditioningSettings:
     it. `crf` None takes the model's re-compression; 0 switches it off. `attention` in [0, 1] is
     how strongly a reference and the clip see each other, `mask` a video that scales it per pixel,
     `control` what is made of a reference first: none, canny, luma, depth, pose or tracks.
+    `colour_space` is that of an EXR picture or of a folder of them, as in `output`.
     """
 
     kind: str = "image"
@@ -214,6 +222,7 @@ class ConditioningSettings:
     attention: float = 1.0
     mask: str = ""
     control: str = "none"
+    colour_space: str = ""
 
 
 @dataclass
@@ -350,6 +359,18 @@ class DenoiseTilesSettings:
 
 
 @dataclass
+class DfrSettings:
+    """pipeline=dfr: `rounds` 0 to 2 double the frame rate; `detailing` names the LoRA for detail.
+
+    That one of the run's LoRAs is applied in the second stage alone, with the first stage's
+    pictures as its reference.
+    """
+
+    rounds: int = 1
+    detailing: str = ""
+
+
+@dataclass
 class WindowSettings:
     """Windows of a long clip in frames; `overlap` frames are carried from one to the next."""
 
@@ -366,7 +387,9 @@ class PreviewSettings:
 
 @dataclass
 class OutputSettings:
-    """format: mp4, webm, gif or png (a folder of frames).
+    """format: mp4, webm, gif or png (a folder of frames); HDR: exr (a folder) or hevc_hlg.
+
+    `colour_space` of EXR files: srgb_linear, acescg or acescct.
 
     `private` leaves prompts, paths and the command out of the record inside the clip.
     """
@@ -374,6 +397,7 @@ class OutputSettings:
     format: str = "mp4"
     crf: int = 19
     preset: str = "veryfast"
+    colour_space: str = ""
     contact_sheet: bool = True
     private: bool = False
 
@@ -446,6 +470,7 @@ class Settings:
     duration: DurationSettings = field(default_factory=DurationSettings)
     input: InputSettings = field(default_factory=InputSettings)
     window: WindowSettings = field(default_factory=WindowSettings)
+    dfr: DfrSettings = field(default_factory=DfrSettings)
     preview: PreviewSettings = field(default_factory=PreviewSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
     paths: PathSettings = field(default_factory=PathSettings)

@@ -61,7 +61,8 @@ def unfinished(run: Runner) -> Unfinished | None:
         frames = (latents.video.shape[1] - 1) * run.plan.scale.time + 1
     settings = StageSettings(name=NAME, do="decode", video_from=video_from, audio_from=audio_from)
     decode = StagePlan(settings, stage.height, stage.width, stage.grid)
-    plan = replace(run.plan, stages=(decode,), frames=frames)
+    fps = run.plan.fps * 2**stage.settings.round
+    plan = replace(run.plan, stages=(decode,), frames=frames, fps=fps, canvas=None)
     return Unfinished(stage.name, plan, Latents(latents.video, audio))
 
 

@@ -114,8 +114,8 @@ def window_states(
     stage: StagePlan,
     window: Window,
     start: Latents,
-    done: Latents,
     items: list[Any],
+    done: Latents,
 ) -> dict[str, LatentState | None]:
     """Noised states of one window; `done` holds the latents of the windows before it."""
     plan = builder.plan
@@ -170,7 +170,7 @@ def _audio_times(plan: Plan, window: Window) -> np.ndarray:
     return part - part.min()
 
 
-def joined(done: Latents, window: Window, made: Latents) -> Latents:
+def joined(window: Window, done: Latents, made: Latents) -> Latents:
     """`done` with what a window added behind its held part."""
     if done.video is None:
         return made
