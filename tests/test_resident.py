@@ -9,10 +9,10 @@ import pytest
 from conftest import make_backend
 
 from ltx2.app.compose import compose
+from ltx2.errors import UserError
 from ltx2.experiment.diary import Extras
 from ltx2.experiment.run import generate
 from ltx2.experiment.session import Session
-from ltx2.errors import UserError
 from ltx2.media.video import read_video
 from ltx2.nn.layers import Linear
 from ltx2.pipelines.resident import Resident, resident_mode
