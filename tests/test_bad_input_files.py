@@ -85,7 +85,10 @@ WRONG_KIND = {
     " model file; it belongs under model.files.spatial_upscaler.file",
     ("checkpoint", "video-vae-timestep-tiny.safetensors"): "is a file with only video VAE decoder",
     ("checkpoint", "gemma-3-tiny"): "is a folder; a .safetensors file is needed",
-    ("checkpoint", "ltx-2-tiny-fp8.safetensors"): "does not hold text projections",
+    (
+        "checkpoint",
+        "ltx-2-tiny-fp8.safetensors",
+    ): "is a transformer without VAEs; give",
     ("upscaler", "temporal-upscaler-x2-tiny.safetensors"): "needs an upscaler from latent grid"
     " (2, 2, 2) to (2, 4, 4), but temporal-upscaler-x2-tiny.safetensors is temporal x2",
     ("upscaler", "spatial-upscaler-x1.5-tiny.safetensors"): "is spatial x1.5 and gives (2, 3, 3);"
@@ -100,8 +103,8 @@ WRONG_KIND = {
     ("lora", "lora-tiny.safetensors"): "was made for a model of other sizes",
     ("gemma", "gemma-3-tiny"): "gives 448 features per token (64 x 7 hidden states), but"
     " ltx-2-pocket.safetensors was trained on 320; use the Gemma of its release",
-    ("gemma", "gemma-4-tiny"): "Gemma 4 text encoders (LTX-2.5) are not built yet",
-    ("gemma", "ltx-2-tiny.safetensors"): "is a file; give the folder of the Gemma model",
+    ("gemma", "gemma-4-tiny"): "is Gemma 4, which belongs to LTX-2.5",
+    ("gemma", "ltx-2-tiny.safetensors"): "is no packed text encoder",
 }
 
 

@@ -92,7 +92,7 @@ ON_TORCH_CPU = {
     "backend.device=cpu dtype.transformer=fp16": "dtype.transformer=fp16 does not work on a CPU",
 }
 OUTPUTS = {
-    "output.format=avi": "output.format=avi is unknown; use mp4, webm, gif or png",
+    "output.format=avi": "output.format=avi is unknown; use mp4, webm, gif, png, exr or hevc_hlg",
     "output.crf=52": "output.crf=52 is not in 0 to 51 for mp4; smaller is better",
     "output.crf=-1": "output.crf=-1 is not in 0 to 51 for mp4",
     "output=webm output.crf=64": "output.crf=64 is not in 0 to 63 for webm",

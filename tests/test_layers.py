@@ -23,7 +23,7 @@ BELOW: dict[str, set[str]] = {
     "nn": CORE,
     "models": CORE | {"nn"},
     "diffusion": MODEL,
-    "weights": CORE | {"nn", "models"},
+    "weights": CORE | {"nn", "models", "media"},
     "media": {"errors"},
     "pipelines": PIPELINE,
     "experiment": PIPELINE,

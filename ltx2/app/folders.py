@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -20,13 +21,21 @@ def stamp() -> str:
     return f"{datetime.now():%Y-%m-%d/%H-%M-%S}-{secrets.token_hex(3)}"
 
 
+class _RunLog(logging.FileHandler):
+    """A log file that is given up, without a word, where nothing can be written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 @contextlib.contextmanager
 def run_log(folder: Path) -> Iterator[Callable[[str, BaseException | None], None]]:
     """Copy the log to `folder`/run.log while inside; the file appears with the first line.
 
     Yields a function that writes a line, with an exception's traceback, to that file alone.
     """
-    handler = logging.FileHandler(folder / RUN_LOG, encoding="utf-8", delay=True)
+    handler = _RunLog(folder / RUN_LOG, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
 
     def write(line: str, error: BaseException | None) -> None:
@@ -40,7 +49,8 @@ def run_log(folder: Path) -> Iterator[Callable[[str, BaseException | None], None
         yield write
     finally:
         root.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
 
 
 def remove_if_unused(folder: Path, root: Path) -> None:

@@ -24,8 +24,11 @@ def is_hdr(settings: Settings) -> bool:
 
 
 def is_exr(path: str) -> bool:
-    """Whether `path` is an EXR picture or a folder, which is taken for one of EXR frames."""
-    return Path(path).is_dir() or Path(path).suffix.lower() == SUFFIX
+    """Whether `path` is an EXR picture or a folder of EXR frames."""
+    place = Path(path)
+    if place.is_dir():
+        return any(item.suffix.lower() == SUFFIX for item in place.iterdir())
+    return place.suffix.lower() == SUFFIX
 
 
 def check_hdr(settings: Settings) -> None:

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from chromium import browser, clips, look
 from sweep_files import AXES_24, settings_of, write_run, write_sweep
 from waiting import until
 

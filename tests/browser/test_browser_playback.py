@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 
 import pytest
+from chromium import browser, clips, look, sweep_24, sweep_200, sweep_page
 from sweep_files import FPS, FRAMES
 from waiting import until
 

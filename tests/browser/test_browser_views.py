@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from chromium import browser, clips, look, sweep_24, sweep_page
 from sweep_files import AXES_24
 from waiting import until
 

@@ -45,14 +45,15 @@ class LocalTracker:
     def finish(self, record: dict[str, Any]) -> None:
         """Close the file; a run without steps leaves none."""
         row, self._row = self._row, None
-        if row is not None:
-            write(self._outputs, ended(row, record))
         steps, self._steps = self._steps, None
         if steps is not None:
-            empty = steps.tell() == 0
-            steps.close()
-            if empty:
-                Path(steps.name).unlink()
+            with contextlib.suppress(OSError):  # a full disk: what is left in its buffer
+                steps.close()
+            path = Path(steps.name)  # a run that left nothing has removed it already
+            if path.is_file() and path.stat().st_size == 0:
+                path.unlink()
+        if row is not None:
+            write(self._outputs, ended(row, record))
 
     def finish_sweep(self, folder: Path, summary: dict[str, Any]) -> None:
         """Nothing: plan.json and summary.json are the sweep's own."""
