@@ -225,11 +225,9 @@ class ContainerEncoder:
     def abandon(self) -> None:
         import av
 
-        # Closing writes a trailer, which fails again on a full disk; the file is closed all the
-        # same when nothing refers to the container any more.
+        # Closing writes a trailer, which fails again on a full disk.
         with contextlib.suppress(av.FFmpegError):
             self._container.close()
-        vars(self).clear()
 
     def _mux(self, packets: list[Packet]) -> None:
         for packet in packets:
