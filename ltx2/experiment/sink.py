@@ -19,6 +19,8 @@ from ltx2.pipelines.settings import OutputSettings
 # Endings of names that are not the format's own; those without a dot are folders.
 SUFFIXES = {"png": "", "exr": "_exr", "hevc_hlg": ".mp4"}
 SHEET_TILES, SHEET_COLUMNS, SHEET_TILE_PX = 8, 4, 256
+# Of compressing it: more would take longer than encoding a short clip.
+SHEET_EFFORT = 1
 
 
 class SoundSink:
@@ -121,6 +123,7 @@ class ClipSink:
             contact_sheet(
                 frames, count=len(frames), columns=SHEET_COLUMNS, tile_width=SHEET_TILE_PX
             ),
+            effort=SHEET_EFFORT,
         )
         return self._sheet
 

@@ -74,13 +74,20 @@ def recompress(image: np.ndarray, crf: int) -> np.ndarray:
     return frames[0].to_ndarray(format="rgb24")
 
 
-def write_png(path: str | Path, image: np.ndarray, comment: str | None = None) -> None:
-    """Write uint8 (H, W, 3) or (H, W), with `comment` as international text; never half a file."""
+def write_png(
+    path: str | Path, image: np.ndarray, comment: str | None = None, effort: int = 6
+) -> None:
+    """Write uint8 (H, W, 3) or (H, W), with `comment` as international text; never half a file.
+
+    `effort` of compression, 0 to 9.
+    """
     with replacing(path) as temporary:
-        save_png(temporary, image, comment)
+        save_png(temporary, image, comment, effort)
 
 
-def save_png(path: str | Path, image: np.ndarray, comment: str | None = None) -> None:
+def save_png(
+    path: str | Path, image: np.ndarray, comment: str | None = None, effort: int = 6
+) -> None:
     """`write_png` without the temporary name, for inside a folder that is itself temporary."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -88,7 +95,7 @@ def save_png(path: str | Path, image: np.ndarray, comment: str | None = None) ->
     text = PngInfo()
     if comment is not None:
         text.add_itxt("comment", comment)
-    Image.fromarray(image).save(path, format="PNG", pnginfo=text)
+    Image.fromarray(image).save(path, format="PNG", pnginfo=text, compress_level=effort)
 
 
 def _to_eight_bits(image: Image, path: Path) -> Image:

@@ -12,6 +12,7 @@ from ltx2.pipelines.components.text import check_text_files
 from ltx2.pipelines.components.transformer import transformer_config
 from ltx2.pipelines.components.upsampler import upsampler_config
 from ltx2.pipelines.components.video import latent_channels
+from ltx2.pipelines.identity import digest, weights_identity
 from ltx2.pipelines.loras import check_loras
 from ltx2.pipelines.settings import Settings
 from ltx2.weights.checkpoint import SPLIT_PARTS, describe_kind, identify, is_split
@@ -46,8 +47,20 @@ def read_headers(files: dict[str, Path]) -> dict[str, Header]:
     return headers
 
 
+# What passed: the cells of a sweep have mostly the same files.
+_passed: set[str] = set()
+
+
 def check_files(settings: Settings, files: dict[str, Path], headers: dict[str, Header]) -> None:
     """Raise UserError for a file in the wrong place, of the wrong kind or incomplete."""
+    read = [settings.model, settings.pipeline, settings.lora, settings.enhance.enabled]
+    case = digest([read, sorted((role, weights_identity(p)) for role, p in files.items())])
+    if case not in _passed:
+        _check_files(settings, files, headers)
+        _passed.add(case)
+
+
+def _check_files(settings: Settings, files: dict[str, Path], headers: dict[str, Header]) -> None:
     for role, header in headers.items():
         wanted = "lora" if role.startswith("lora.") else WANTED_KINDS.get(role)
         found = identify(header).kind

@@ -33,12 +33,17 @@ class Resident:
         self.parts.pop(role, None)
         return None
 
-    def keep(self, role: str, key: tuple[Any, ...], part: Any, backend: Any) -> None:
-        """Keep `part`, unless LoRAs were fused into it: they cannot be taken out again."""
+    def keep(self, role: str, key: tuple[Any, ...], part: Any, backend: Any) -> bool:
+        """Keep `part`, unless LoRAs were fused into it: they cannot be taken out again.
+
+        Tells whether it is kept.
+        """
         if any(isinstance(slot.value, Fused) for slot in slots(part)):
-            return
-        if self.mode == "true" or module_bytes(part) <= backend.free_bytes():
+            return False
+        fits = self.mode == "true" or module_bytes(part) <= backend.free_bytes()
+        if fits:
             self.parts[role] = key, part
+        return fits
 
     def make_room(self, needed: float, backend: Any) -> None:
         """Let go of everything before `needed` bytes are loaded that would not fit beside it."""

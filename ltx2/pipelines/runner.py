@@ -372,13 +372,18 @@ class Runner:
 
     def free(self) -> None:
         """Let go of what sampling needed, before the decoders come."""
+        sampled = self._transformer is not None
+        kept = False
         if self.resident is not None and self._transformer is not None:
-            self.resident.keep(TRANSFORMER, self._key(), self._transformer, self.backend)
+            kept = self.resident.keep(TRANSFORMER, self._key(), self._transformer, self.backend)
         self._transformer = None
         if self.previewer is not None:
             self.previewer.free()
-        gc.collect()
-        self.backend.free()
+        if sampled and not kept:
+            # A walk over all objects of the process, worth it only for what a model leaves.
+            gc.collect()
+        if sampled:
+            self.backend.free()
 
 
 def _own_noise(plan: Plan, backend: Any) -> NoiseSource:
