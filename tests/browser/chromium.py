@@ -20,7 +20,8 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+# One at a time: Playwright cannot be started twice in a process, and each module has its own.
+@pytest.fixture(scope="module")
 def browser():
     """Chromium without a window; absent on a developer's machine the tests are skipped."""
     try:
