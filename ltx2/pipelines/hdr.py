@@ -24,10 +24,11 @@ def is_hdr(settings: Settings) -> bool:
 
 
 def is_exr(path: str) -> bool:
-    """Whether `path` is an EXR picture or a folder of EXR frames."""
+    """Whether `path` is an EXR picture or a folder for EXR frames: one with some, or empty."""
     place = Path(path)
     if place.is_dir():
-        return any(item.suffix.lower() == SUFFIX for item in place.iterdir())
+        suffixes = {item.suffix.lower() for item in place.iterdir()}
+        return not suffixes or SUFFIX in suffixes
     return place.suffix.lower() == SUFFIX
 
 
