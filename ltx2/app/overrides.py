@@ -206,14 +206,16 @@ def _object_problem(key: str, overrides: list[str]) -> str | None:
     """A key that a metric or logger does not take; its option's file lists those it takes."""
     group, entry, *rest = key.split(".")
     tables = [_table(group, option, entry) for option in _chosen(group, overrides)]
-    keys = sorted({name for table in tables for name in table})
-    if not rest or not keys or rest[0] in keys:
+    keys = sorted({name for table in tables for name in table or ()})
+    if not rest or rest[0] in keys:
         return None
+    if not keys:
+        return f"{group}.{entry} has no keys of its own; drop {key}"
     return f"{group}.{entry} has no key '{rest[0]}'{nearest(rest[0], keys)}; use {', '.join(keys)}"
 
 
-def _table(group: str, option: str, entry: str) -> list[str]:
-    """Keys of `entry` in the file of an option, which may be a bundle of several."""
+def _table(group: str, option: str, entry: str) -> list[str] | None:
+    """Keys of `entry` in the file of an option, which may be a bundle; None if it is not there."""
     from yaml import safe_load
 
     from ltx2.app.groups import config_folders
@@ -224,9 +226,9 @@ def _table(group: str, option: str, entry: str) -> list[str]:
             text = path.read_text(encoding="utf-8")
             content = safe_load(text) or {}
             bundle = text.startswith(f"# @package {group}\n")
-            table = content.get(entry, {}) if bundle else content if option == entry else {}
-            return [key for key in table if not key.startswith("_")]
-    return []
+            table = content.get(entry) if bundle else content if option == entry else None
+            return None if table is None else [k for k in table if not k.startswith("_")]
+    return None
 
 
 def _unwrapped(kind: Any) -> Any:
@@ -251,7 +253,7 @@ def _entry_problem(
         return None
     group = done[0]
     chosen = list(_chosen(group, overrides))
-    if name in chosen or any(_table(group, option, name) for option in chosen):
+    if name in chosen or any(_table(group, option, name) is not None for option in chosen):
         return None
     if chosen:
         return (
