@@ -15,6 +15,8 @@ EXTRAS := torch,mlx,dev$(if $(filter true,$(CI)),$(COMMA)ci)
 DEV := .venv/.installed-$(subst $(COMMA),-,$(EXTRAS))-$(HASH)
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 SELECT := $(if $(filter true,$(CI)),-m "slow or not slow")
+# Clips of a page keep in step only on a machine that is not busy with other tests: after them.
+ALONE := $(if $(filter true,$(CI)),$(if $(ARGS),,--ignore=tests/browser))
 # One thread per test process: two processes with a thread per core each would slow each other.
 TEST_ENV := OMP_NUM_THREADS=1
 
@@ -34,7 +36,8 @@ demo: $(RUN)
 	$(BIN)/python launch.py $(ARGS)
 
 test: $(DEV)
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(SELECT) $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(SELECT) $(ALONE) $(ARGS)
+	$(if $(ALONE),$(TEST_ENV) $(BIN)/python -m pytest $(SELECT) tests/browser)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -224,9 +224,10 @@ def test_an_interrupted_stage_goes_on_where_it_was(tmp_path, monkeypatch, sample
 
 def test_guidance_that_remembers_begins_the_stage_anew(tmp_path, monkeypatch):
     given = ["pipeline=one_stage", "scheduler.steps=6", "guidance=apg_momentum"]
-    clip, _, _ = interrupted(tmp_path, monkeypatch, *given, after=4)
-    fresh, _ = run(tmp_path / "c", *given, "cache=off")
+    clip, _, calls = interrupted(tmp_path, monkeypatch, *given, after=4)
+    fresh, whole = run(tmp_path / "c", *given, "cache=off")
     same(clip, fresh)
+    assert len(calls) == len(whole["steps"])  # one call per step, none of them replayed
 
 
 def test_a_killed_run_loses_no_finished_stage(tmp_path):

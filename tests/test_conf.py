@@ -178,5 +178,5 @@ def test_targets_exist_and_take_the_keys_beside_them(path):
 def test_job_files_do_not_refer_to_hydra_and_stay_short(path):
     text = path.read_text()
     assert path.parent.name == "hydra" or "${hydra:" not in text
-    assert len(text.splitlines()) <= 55
+    assert len(text.splitlines()) <= 45
     assert max(map(len, text.splitlines())) <= 100

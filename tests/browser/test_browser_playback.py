@@ -45,9 +45,8 @@ def test_videos_stay_within_a_frame_of_each_other_over_several_loops(sweep_page)
     sweep_page.wait_for_timeout(1000)
     spreads = sorted(sweep_page.evaluate(SPREADS, 6000))
     assert len(spreads) > 30
-    # A busy machine drops frames now and then; it catches up within a tenth of a second.
-    assert spreads[len(spreads) // 2] < 1 / FPS
-    assert spreads[int(0.9 * len(spreads))] < 2 / FPS
+    # On a busy machine single drops of 20 ms of sound are caught up within a tenth of a second.
+    assert spreads[int(0.9 * len(spreads))] < 1 / FPS
 
 
 def test_a_video_knocked_out_of_step_is_brought_back(sweep_page):

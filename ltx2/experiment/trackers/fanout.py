@@ -98,7 +98,6 @@ class Lane:
             text = " ".join(str(error).split()) or "no message"
             line = f"logger {self.name} is off from here: {type(error).__name__}: {text}"
             log.log(logging.INFO if line in _warnings else logging.WARNING, "%s", line)
-            log.debug("%s failed", method, exc_info=True)
             _warnings.add(line)
 
 
