@@ -6,6 +6,7 @@ All take chunks (f, H, W, 3), uint8 or float in [0, 1], keep none of them, and w
 from __future__ import annotations
 
 import contextlib
+import io
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,7 @@ from ltx2.media.pixels import rgb24, yuv420p
 
 if TYPE_CHECKING:
     from av import AudioStream, Packet, VideoStream
+    from av.container import OutputContainer
 
 # ITU-T H.273 code points.
 _BT709 = 1
@@ -154,6 +156,30 @@ class Colours:
     matrix: int
 
 
+class OutputFile(io.FileIO):
+    """A file that PyAV writes through; it writes all of a buffer or raises OSError.
+
+    PyAV leaves a file that it opened itself open for ever when a packet cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # Readable: the muxer of mp4 moves what it has written to put the index in front.
+        super().__init__(path, "w+")
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        while left:
+            left = left[super().write(left) :]
+        return len(data)
+
+
+def _abandon(container: OutputContainer, file: OutputFile) -> None:
+    """Let go of a clip that is not wanted; a container whose file is closed writes nothing more."""
+    file.close()
+    with contextlib.suppress(OSError, ValueError):
+        container.close()
+
+
 class ContainerEncoder:
     """mp4, mov, mkv and webm: BT.709 limited-range 4:2:0 video and stereo sound."""
 
@@ -171,7 +197,8 @@ class ContainerEncoder:
         self._fps, self._written = clip.fps, 0
         # Without faststart a browser has to fetch the whole file before it can start.
         flags = {"movflags": "+faststart"} if clip.format.muxer in ("mp4", "mov") else {}
-        self._container = av.open(str(path), "w", format=clip.format.muxer, options=flags)
+        self._file = OutputFile(path)
+        self._container = av.open(self._file, "w", format=clip.format.muxer, options=flags)
         if clip.comment is not None:
             self._container.metadata["comment"] = clip.comment
         codec_name, codec_options = str(clip.format.codec), _codec_options(clip)
@@ -221,13 +248,10 @@ class ContainerEncoder:
             self._mux(self._audio.encode(frame))
             self._mux(self._audio.encode(None))
         self._container.close()
+        self._file.close()
 
     def abandon(self) -> None:
-        import av
-
-        # Closing writes a trailer, which fails again on a full disk.
-        with contextlib.suppress(av.FFmpegError):
-            self._container.close()
+        _abandon(self._container, self._file)
 
     def _mux(self, packets: list[Packet]) -> None:
         for packet in packets:
@@ -261,7 +285,8 @@ class GifEncoder:
         import av
 
         self._fps, self._written = clip.fps, 0
-        self._container = av.open(str(path), "w", format="gif", options={"loop": "0"})
+        self._file = OutputFile(path)
+        self._container = av.open(self._file, "w", format="gif", options={"loop": "0"})
         self._video = self._container.add_stream("gif", rate=clip.fps)
         self._video.width, self._video.height = clip.width, clip.height
         self._video.pix_fmt = "pal8"
@@ -303,12 +328,10 @@ class GifEncoder:
         self._drain()
         self._container.mux(self._video.encode(None))
         self._container.close()
+        self._file.close()
 
     def abandon(self) -> None:
-        import av
-
-        with contextlib.suppress(av.FFmpegError):
-            self._container.close()
+        _abandon(self._container, self._file)
 
 
 class PngEncoder:
