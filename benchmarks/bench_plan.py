@@ -25,6 +25,7 @@ from ltx2.experiment.machine import Machine, machine
 from ltx2.experiment.report import Row, decoded_in, plan_rows, report
 from ltx2.experiment.run import component_dtypes
 from ltx2.experiment.timings import read_timings
+from ltx2.pipelines.memory import planned_places
 from ltx2.pipelines.planning import make_plan
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +40,16 @@ CASES: tuple[tuple[str, bool, list[str]], ...] = (
     ("medium bf16", True, [*FEW, "dtype=bf16", *SIZE.format(256, 33).split()]),
     ("medium bf16 384 px", True, [*FEW, "dtype=bf16", *SIZE.format(384, 33).split()]),
     ("medium fp32", True, [*FEW, "dtype=fp32", *SIZE.format(256, 33).split()]),
+    (
+        "medium bf16 streamed",
+        True,
+        [*FEW, "memory=stream", "dtype=bf16", *SIZE.format(256, 33).split()],
+    ),
+    (
+        "medium fp32 streamed",
+        True,
+        [*FEW, "memory=stream", "dtype=fp32", *SIZE.format(256, 33).split()],
+    ),
 )
 # Random weights make no picture that a check would pass; nothing is kept for a next run.
 COMMON = ["cache=off", "checks=off", "keep_loaded=false"]
@@ -97,7 +108,8 @@ def compared(name: str, overrides: list[str], outputs: Path) -> tuple[list[Any],
     report(plan, dtypes, device, outputs=outputs)
     seconds = time.perf_counter() - start
     timings, tiling = read_timings(outputs, plan, device, dtypes), decoded_in(plan, dtypes, device)
-    predicted = plan_rows(plan, dtypes, device, {}, timings, tiling)
+    places = planned_places(plan, dtypes, device.free_bytes)
+    predicted = plan_rows(plan, dtypes, device, {}, timings, tiling, places)
     rows = rows_of(name, predicted, run(overrides, outputs), device)
     return rows, {"case": name, "plan s": round(seconds, 3)}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -22,19 +21,23 @@ View = Callable[[ModuleType], Any]
 _view: list[View] = []
 
 
-@cache
+# A plain table, not functools.cache: torch.compile follows a look-up in it.
+_modules: dict[type, Any] = {}
+
+
 def _module(kind: type) -> Any:
     for base in kind.__mro__:
         root = base.__module__.partition(".")[0]
         if root in _BACKENDS:
             module = importlib.import_module(_BACKENDS[root])
-            return _view[0](module) if _view else module
+            _modules[kind] = _view[0](module) if _view else module
+            return _modules[kind]
     raise TypeError(f"{kind.__module__}.{kind.__name__} is not an array of a known backend")
 
 
 def _of(x: Array) -> Any:
     kind: type = type(x)
-    return _module(kind)
+    return _modules.get(kind) or _module(kind)
 
 
 def view_backends(view: View | None) -> None:
@@ -43,7 +46,7 @@ def view_backends(view: View | None) -> None:
     For debugging: see `ltx2.backends.mixed`.
     """
     _view[:] = [] if view is None else [view]
-    _module.cache_clear()
+    _modules.clear()
 
 
 # --- creation, dtypes, host -----------------------------------------------------------------

@@ -26,11 +26,33 @@ def plan_text(settings: Root) -> str:
     plan = make_plan(settings)
     for group in ("metrics", "logger"):
         build_table(group, getattr(settings, group))
-    name = settings.backend._target_.rpartition(".")[2].removesuffix("Backend").lower()
-    device = machine(name, settings.backend.device)
+    device = machine(backend_name(settings), settings.backend.device)
     dtypes = component_dtypes(plan.settings, device)
     outputs = Path(settings.paths.outputs)
+    plan = fitted_plan(settings, plan, dtypes)
     return report(plan, dtypes, device, lambda: held_stages(settings, plan), outputs)
+
+
+def backend_name(settings: Root) -> str:
+    """torch or mlx."""
+    return settings.backend._target_.rpartition(".")[2].removesuffix("Backend").lower()
+
+
+def fitted_plan(settings: Root, plan: Plan, dtypes: dict[str, str]) -> Plan:
+    """`plan` with the quantisation of the text encoder that a run would choose now."""
+    from ltx2.experiment.device_facts import recall
+    from ltx2.experiment.machine import machine
+    from ltx2.experiment.session import Session
+    from ltx2.pipelines.text_choice import text_is_held, with_text_choice
+
+    facts = recall(Path(settings.paths.outputs), settings.backend)
+    keeping = Session().keeping(settings.cache)
+    return with_text_choice(
+        plan,
+        dtypes,
+        lambda: machine(backend_name(settings), settings.backend.device).free_bytes,
+        (lambda: False) if facts is None else text_is_held(plan, facts, dtypes, keeping),
+    )
 
 
 def held_stages(settings: Root, plan: Plan | None = None) -> dict[str, bool]:
@@ -52,8 +74,10 @@ def stage_actions(settings: Root, plan: Plan | None = None) -> dict[str, str]:
     facts = recall(Path(settings.paths.outputs), settings.backend)
     if facts is None or settings.cache.mode == "off":
         return {}
-    plan = plan or make_plan(settings)
-    return predicted_actions(plan, facts, component_dtypes(plan.settings, facts), settings.cache)
+    given = plan or make_plan(settings)
+    dtypes = component_dtypes(given.settings, facts)
+    plan = given if plan is not None else fitted_plan(settings, given, dtypes)
+    return predicted_actions(plan, facts, dtypes, settings.cache)
 
 
 def make_backend(settings: Root) -> Any:
@@ -73,6 +97,7 @@ def encode_texts(several: Sequence[Root], session: Session) -> None:
     from ltx2.experiment.ahead import encode_ahead
     from ltx2.experiment.run import component_dtypes
     from ltx2.pipelines.planning import make_plan
+    from ltx2.pipelines.text_choice import text_is_held, with_text_choice
 
     waiting = [item for item in several if item.cache.mode != "off"]
     while waiting:
@@ -84,4 +109,11 @@ def encode_texts(several: Sequence[Root], session: Session) -> None:
         backend = make_backend(first)
         plans = [make_plan(item) for item in shared]
         dtypes = [component_dtypes(plan.settings, backend) for plan in plans]
-        encode_ahead(plans, backend, dtypes, session.keeping(first.cache))
+        keeping = session.keeping(first.cache)
+        chosen = [
+            with_text_choice(
+                plan, types, backend.free_bytes, text_is_held(plan, backend, types, keeping)
+            )
+            for plan, types in zip(plans, dtypes, strict=True)
+        ]
+        encode_ahead(chosen, backend, dtypes, keeping)

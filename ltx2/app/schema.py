@@ -21,10 +21,14 @@ class BackendSettings:
 
 @dataclass
 class TorchSettings(BackendSettings):
-    """attention: auto, sdpa, chunked, flash or sage; neighbourhood: plain or natten."""
+    """attention: auto, sdpa, chunked, flash or sage; neighbourhood: plain or natten.
+
+    compile: off, blocks (the transformer's blocks by torch.compile) or graphs (CUDA graphs, too).
+    """
 
     attention: str = "auto"
     neighbourhood: str = "plain"
+    compile: str = "off"
 
 
 @dataclass

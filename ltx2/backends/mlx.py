@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -369,6 +369,10 @@ class MlxBackend:
     def normal(self, shape: tuple[int, ...], seed: int) -> mx.array:
         """Normal draws of MLX's own generator (not portable between backends)."""
         return mx.random.normal(shape, key=mx.random.key(seed))
+
+    def compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The same call: MLX builds its graph lazily, and evaluates it in one go."""
+        return call
 
     def inference(self) -> AbstractContextManager[None]:
         """A context for inference; MLX keeps no activations anyway."""

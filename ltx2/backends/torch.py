@@ -21,6 +21,8 @@ from ltx2.backends.memory import host_free_bytes, release_host_memory
 from ltx2.backends.torch_attention import attention as attention
 from ltx2.backends.torch_attention import choose_attention, choose_neighbourhood
 from ltx2.backends.torch_attention import neighbourhood_attention as neighbourhood_attention
+from ltx2.backends.torch_compile import Call, check_compile, compiled
+from ltx2.backends.torch_device import cpu_has_bf16, resolve_device
 from ltx2.backends.torch_padding import pad as pad
 from ltx2.backends.torch_quantised import dequantise as dequantise
 from ltx2.backends.torch_quantised import fp8_linear as fp8_linear
@@ -30,7 +32,6 @@ from ltx2.backends.torch_quantised import has_fp8_products
 from ltx2.backends.torch_quantised import quantise as quantise
 from ltx2.backends.torch_quantised import quantised_linear as quantised_linear
 from ltx2.backends.torch_quantised import to_fp8 as to_fp8
-from ltx2.errors import UserError
 
 # Kernels on CUDA and MPS index with 32 bits; a convolution beyond this many elements is split.
 SAFE_ELEMENTS = 2**31 - 1
@@ -260,18 +261,21 @@ class TorchBackend:
     """Device, dtypes and loading for PyTorch. `device`: auto, cpu, cuda, cuda:N or mps.
 
     `attention`: auto, sdpa, chunked, flash or sage; `neighbourhood` (the diffusion decoder's
-    attention): plain or natten. Raises UserError for an absent device/kernel.
+    attention): plain or natten. `compile`: off, blocks or graphs. Raises UserError for an absent
+    device, kernel or compiler.
     """
 
     device: str = "auto"
     attention: str = "auto"
     neighbourhood: str = "plain"
+    compile: str = "off"
     name: str = "torch"
 
     def __post_init__(self) -> None:
-        self.device = _resolve_device(self.device)
+        self.device = resolve_device(self.device)
         choose_attention(self.attention)
         choose_neighbourhood(self.neighbourhood)
+        check_compile(self.compile, self.kind, self.attention)
         # float32 means float32: TF32 would cost three digits.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
@@ -288,7 +292,7 @@ class TorchBackend:
             return torch.cuda.is_bf16_supported(including_emulation=False)
         if self.kind == "mps":
             return torch.backends.mps.is_macos_or_newer(14, 0)
-        return _cpu_has_bf16()
+        return cpu_has_bf16()
 
     def array(self, host: np.ndarray, dtype: str = "fp32") -> Tensor:
         """A host array on the device: floats in `dtype`, integers and booleans as they are."""
@@ -331,6 +335,10 @@ class TorchBackend:
         """Normal draws of the device's own generator (not portable between devices)."""
         generator = torch.Generator(self.device).manual_seed(seed)
         return torch.randn(shape, generator=generator, device=self.device)
+
+    def compiled(self, call: Call) -> Call:
+        """`call(module, *inputs)` as the option `compile` says."""
+        return compiled(call, self.compile)
 
     def inference(self) -> AbstractContextManager[None]:
         """A context without autograd: activations are not kept."""
@@ -387,28 +395,5 @@ class TorchBackend:
             "fast_bf16": self.fast_bf16,
             "attention": self.attention,
             "neighbourhood": self.neighbourhood,
+            "compile": self.compile,
         }
-
-
-def _resolve_device(device: str) -> str:
-    available = ["cpu"]
-    if torch.cuda.is_available():
-        available = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), "cpu"]
-    elif torch.backends.mps.is_available():
-        available = ["mps", "cpu"]
-    if device == "auto":
-        return available[0]
-    if device not in available:
-        raise UserError(
-            f"backend.device={device} is not available here; use one of auto, "
-            + ", ".join(available)
-        )
-    return device
-
-
-def _cpu_has_bf16() -> bool:
-    """AVX512-BF16 or AMX: elsewhere the CPU emulates bfloat16 and is slower than float32."""
-    capabilities = torch.backends.cpu.get_cpu_capability()
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return "AVX512" in capabilities and bool((probe and probe()) or (amx and amx()))

@@ -80,7 +80,7 @@ def attention(
 
         return sageattn(q, k, v, tensor_layout="HND", is_causal=False, sm_scale=scale)
     cpu_half = q.device.type == "cpu" and q.dtype == torch.bfloat16
-    large = q.shape[2] * k.shape[2] >= MANY_SCORES
+    large = q.shape[2] * k.shape[2] >= MANY_SCORES and not torch.compiler.is_compiling()
     chunks = kernel == "chunked" or (kernel == "auto" and cpu_half and large and not causal)
     if chunks and not trains(q, k, v, bias):
         return chunked_attention(q, k, v, bias, causal, scale)

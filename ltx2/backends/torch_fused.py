@@ -33,7 +33,12 @@ def trains(*arrays: Tensor | None) -> bool:
 
 
 def serves(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether the kernels of this file apply: on the CPU, with nothing to differentiate."""
+    """Whether the kernels of this file apply: on the CPU, with nothing to differentiate.
+
+    A compiler makes its own kernels, of the plain operations.
+    """
+    if torch.compiler.is_compiling():
+        return False
     return x.device.type == "cpu" and x.ndim > 1 and not trains(x, *others)
 
 

@@ -18,10 +18,26 @@ def pad(x: Tensor, widths: Widths, modes: Sequence[str]) -> Tensor:
     if all(m == "zeros" for m, w in zip(modes, widths, strict=True) if any(w)):
         flat = [n for w in reversed(widths) for n in w]
         return F.pad(x, flat) if any(flat) else x
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _joined(x, widths, modes)
     out, inner = empty_padded(x, widths)
     inner.copy_(x)
     fill_borders(out, widths, modes)
     return out
+
+
+def _joined(x: Tensor, widths: Widths, modes: Sequence[str]) -> Tensor:
+    """The same in pieces that are joined, which autograd follows and writing in place is not."""
+    for axis, (width, mode) in enumerate(zip(widths, modes, strict=True)):
+        if not any(width):
+            continue
+        if mode == "zeros":
+            low, high = (x.new_zeros([*x.shape[:axis], n, *x.shape[axis + 1 :]]) for n in width)
+        else:
+            indices = border_indices(x.shape[axis], *width, mode)
+            low, high = (_planes(x, axis, index) for index in indices)
+        x = torch.cat([low, x, high], axis)
+    return x
 
 
 def empty_padded(x: Tensor, widths: Widths) -> tuple[Tensor, Tensor]:

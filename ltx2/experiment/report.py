@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ltx2.experiment.machine import Machine
+from ltx2.experiment.streams import (
+    NO_PLACES,
+    STREAMED,
+    STREAMED_IN,
+    streamed_models,
+)
 from ltx2.experiment.timings import Timings, read_timings
 from ltx2.models.tiling import Tiling
 from ltx2.pipelines.cost import PhaseCost, call_tokens, phase_costs
 from ltx2.pipelines.decoding import choose_tiling, describe
+from ltx2.pipelines.memory import Placement, planned_places
 from ltx2.pipelines.memory_estimate import PhaseMemory, Place, decoding_need, phase_memory
 from ltx2.pipelines.plan import Plan
+from ltx2.pipelines.streamed_estimate import passing_text, passing_transformer, read_bytes
 
 # The runner's phases by the names of stages in the cache and in run.json.
 HALVES = {"audio decode": "sound", "video decode": "picture"}
@@ -21,18 +29,24 @@ CONDITIONS, LOADING = " conditions", "load transformer"
 # Bits per pixel of a clip at the default quality, and bytes of a picture that is not lossy.
 CLIP_BITS, PICTURE_BYTES = 0.12, 1.5
 
+PASSING = {"text_encoder": passing_text, "transformer": passing_transformer}
+
 Reused = Callable[[], dict[str, bool]]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A phase: its cost, its memory, predicted seconds (None: unknown) and whether it is reused."""
+    """A phase: its cost, its memory, predicted seconds (None: unknown) and whether it is reused.
+
+    `told` is a word about how it runs.
+    """
 
     cost: PhaseCost
     memory: PhaseMemory | None
     seconds: float | None
     reused: bool
     tokens: str = ""
+    told: str = ""
 
 
 def report(
@@ -49,8 +63,10 @@ def report(
     found = Timings(0, ()) if outputs is None else read_timings(outputs, plan, device, dtypes)
     held = {} if reused is None else reused()
     tiling = decoded_in(plan, dtypes, device)
-    rows = plan_rows(plan, dtypes, device, held, found, tiling)
+    places = planned_places(plan, dtypes, device.free_bytes)
+    rows = plan_rows(plan, dtypes, device, held, found, tiling, places)
     lines = [*_head(plan, dtypes, device), "", *_table(rows), "", *_summary(rows, device, found)]
+    lines += _placements(plan, dtypes, places)
     lines += [f"video decode in {describe(tiling)}"] * plan.has_video
     lines += [*_cache(held, plan.settings), *_disk(plan)]
     lines += [f"notice: {text}" for text in (*plan.notices, *_warnings(rows, device))]
@@ -64,10 +80,11 @@ def plan_rows(
     held: dict[str, bool],
     timings: Timings,
     tiling: Tiling | None,
+    places: Mapping[str, Placement] = NO_PLACES,
 ) -> list[Row]:
-    """A row per phase in the order they run."""
-    place = Place(device.backend, device.kind)
-    memory = {row.phase: row for row in phase_memory(plan, dtypes, place, tiling)}
+    """A row per phase in the order they run; `places` say which models are streamed."""
+    place, streamed = Place(device.backend, device.kind), streamed_models(places)
+    memory = {row.phase: row for row in phase_memory(plan, dtypes, place, tiling, streamed)}
     sampling = {s.name for s in plan.stages if s.settings.do == "sample"}
     tokens = {}
     for stage in plan.stages:
@@ -80,8 +97,11 @@ def plan_rows(
         is_held = held.get(name, False)
         if cost.phase == LOADING:
             is_held = bool(held) and all(held.get(stage, False) for stage in sampling)
-        seconds = 0.0 if is_held else timings.seconds(cost)
-        rows.append(Row(cost, memory.get(cost.phase), seconds, is_held, tokens.get(cost.phase, "")))
+        passes = STREAMED_IN.get(cost.kind) in streamed
+        timed = replace(cost, kind=cost.kind + STREAMED) if passes else cost
+        seconds = 0.0 if is_held else timings.seconds(timed)
+        shown = tokens.get(cost.phase, ""), "streamed" * passes
+        rows.append(Row(cost, memory.get(cost.phase), seconds, is_held, *shown))
     return rows
 
 
@@ -121,7 +141,7 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
         calls = f"{row.cost.units:,}" if row.cost.kind in ("sample", "enhance") else ""
         flops = f"{row.cost.operations / 1e12:,.3g}" if row.cost.operations else ""
         time = "" if row.seconds is None else duration(row.seconds)
-        note = "cached" if row.reused else ""
+        note = "cached" if row.reused else row.told
         cells.append([row.cost.phase, row.tokens, calls, flops, *memory, time, note])
     widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
     for line in cells:
@@ -142,6 +162,26 @@ def _summary(rows: Sequence[Row], device: Machine, timings: Timings) -> Iterator
     text = f"time: about {duration(sum(known))}, from {timings.runs} earlier runs"
     unknown = [row.cost.phase for row in rows if row.seconds is None]
     yield text + (f"; without {', '.join(unknown)}, of which none has timings" if unknown else "")
+
+
+def _placements(
+    plan: Plan, dtypes: Mapping[str, str], places: Mapping[str, Placement]
+) -> Iterator[str]:
+    """How the models that can be streamed will be loaded, why, and what streaming reads."""
+    if not any(stage.sigmas is not None for stage in plan.stages):
+        return
+    for model, passing in PASSING.items():
+        name = model.replace("_", " ")
+        place = places.get(model)
+        if place is None:
+            yield f"{name}: whole or streamed, as the free memory says when it is loaded"
+        elif place.streaming is None:
+            yield f"{name}: loaded whole: {place.reason}"
+        else:
+            read = read_bytes(plan, model, passing(plan, dtypes[model]))
+            told = ", ".join(f"{_size(size)} in {phase}" for phase, size in read.items())
+            source = place.streaming.source
+            yield f"{name}: streamed: {place.reason}; {told} are read from {source}"
 
 
 def decoded_in(plan: Plan, dtypes: dict[str, str], device: Machine) -> Tiling | None:

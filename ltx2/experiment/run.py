@@ -37,6 +37,7 @@ from ltx2.pipelines.progress import Quiet
 from ltx2.pipelines.resident import Resident
 from ltx2.pipelines.runner import Runner
 from ltx2.pipelines.settings import CacheSettings, Settings
+from ltx2.pipelines.text_choice import text_is_held, with_text_choice
 from ltx2.pipelines.timed import timed_plan
 from ltx2.pipelines.unfinished import unfinished
 from ltx2.pipelines.watching import StageWatch
@@ -68,7 +69,10 @@ def generate(
     if plan.wants_duration:
         backend = make_backend()
         dtypes = component_dtypes(plan.settings, backend)
-        plan, keeping = timed_plan(plan, backend, dtypes, keeping, resident)
+        fitted = _fitted(plan, backend, dtypes, keeping, resident)
+        chosen = fitted.notices[len(plan.notices) :]
+        plan, keeping = timed_plan(fitted, backend, dtypes, keeping, resident)
+        plan = dataclasses.replace(plan, notices=plan.notices + chosen)
     runners: list[Runner] = []
     clip = _clip(plan, folder, lambda: runners[0].outcome.seams)
     sink = MetricSink(_sink(plan, folder), extras.metrics, clip)
@@ -76,6 +80,7 @@ def generate(
         keeping = dataclasses.replace(keeping, steps_wanted=True)
     backend = backend or make_backend()
     dtypes = component_dtypes(plan.settings, backend)
+    plan = _fitted(plan, backend, dtypes, keeping, resident)
     log.info("%s", describe(plan, dtypes))
     check_writable(folder)
     write_text(folder / CONFIG, resolved_yaml(plan.settings))
@@ -136,6 +141,19 @@ def _kept(plan: Plan, extras: Extras) -> tuple[Keeping, Resident | None]:
     keeping = session.keeping(extras.cache or CacheSettings(mode="off"))
     # Models are kept only for a process that goes on to other runs.
     return keeping, None if extras.session is None else session.resident(plan.settings)
+
+
+def _fitted(
+    plan: Plan, backend: Any, dtypes: dict[str, str], keeping: Keeping, resident: Resident | None
+) -> Plan:
+    """`plan` with the quantisation of the text encoder that the free memory asks for, if any."""
+
+    def free_bytes() -> int:
+        # What is kept from an earlier run makes room: it must not change this one's result.
+        return backend.free_bytes() + (0 if resident is None else resident.freeable_bytes)
+
+    is_held = text_is_held(plan, backend, dtypes, keeping)
+    return with_text_choice(plan, dtypes, free_bytes, is_held)
 
 
 def _left_nothing(folder: Path, error: Exception) -> bool:

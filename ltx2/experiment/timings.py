@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.experiment.machine import Machine
+from ltx2.experiment.streams import recorded_kind
 from ltx2.pipelines.cost import PhaseCost
 from ltx2.pipelines.plan import Plan
 
@@ -117,4 +118,5 @@ def _samples(record: dict[str, Any]) -> Iterator[Sample]:
     for cost in record.get("costs") or []:
         phase, operations = cost["phase"], cost["operations"]
         if phase in seconds and phase not in taken and operations > 0:
-            yield Sample(cost["kind"], float(operations), float(seconds[phase]))
+            kind = recorded_kind(record, cost["kind"])
+            yield Sample(kind, float(operations), float(seconds[phase]))

@@ -113,9 +113,16 @@ class Connector:
         blocks = [ConnectorBlock.declare(config) for _ in range(config.layers)]
         return cls(registers, blocks, config)
 
-    def __call__(self, features: Array, sequence: int = SEQUENCE) -> Array:
-        """Features (B, n, C) of the tokens without padding -> context (B, sequence, C)."""
+    def __call__(
+        self, features: Array, sequence: int = SEQUENCE, lengths: np.ndarray | None = None
+    ) -> Array:
+        """Features (B, n, C) of the tokens without padding -> context (B, sequence, C).
+
+        `lengths` (B,): tokens of each sample, which come first; None if all have n.
+        """
         x = self._fill(features, sequence)
+        if lengths is not None:
+            x = self._fill_after(x, lengths)
         rope = rope_table(index_positions(sequence), self.config.rope, x)
         for index, block in enumerate(self.transformer_1d_blocks):
             x = block(x, rope)
@@ -136,3 +143,11 @@ class Connector:
         registers = ops.take(self.learnable_registers, rows, axis=0)[None]
         filler = ops.broadcast_to(registers, (batch, sequence - tokens, width))
         return ops.concat([features, filler], axis=1)
+
+    def _fill_after(self, x: Array, lengths: np.ndarray) -> Array:
+        """Registers at every position (B, S) that is not below its sample's number of tokens."""
+        sequence = x.shape[1]
+        rows = np.arange(sequence) % self.config.registers
+        registers = ops.take(self.learnable_registers, rows, axis=0)[None]
+        tokens = np.arange(sequence) < lengths[:, None]
+        return ops.where(ops.asarray(tokens[..., None], x), x, registers)

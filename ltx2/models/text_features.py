@@ -10,12 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ltx2 import ops
 from ltx2.errors import UserError
 from ltx2.nn.layers import Linear
 from ltx2.ops import Array
 
 EPS = 1e-6
+# Beyond any hidden state, yet finite.
+HUGE = 1e30
 SEPARATE = {
     "caption_proj_before_connector": True,
     "caption_projection_first_linear": False,
@@ -39,9 +43,18 @@ class SharedFeatures:
             )
         return cls(Linear.declare(width, video, bias=False))
 
-    def __call__(self, states: Sequence[Array]) -> tuple[Array, Array]:
-        """Hidden states, each (B, n, C) -> video and audio features (B, n, D)."""
-        features = self.aggregate_embed(_flatten(states, _by_range, self.aggregate_embed.weight))
+    def __call__(
+        self, states: Sequence[Array], lengths: np.ndarray | None = None
+    ) -> tuple[Array, Array]:
+        """Hidden states, each (B, n, C) -> video and audio features (B, n, D).
+
+        `lengths` (B,): tokens of each prompt, which come first; features after them are arbitrary.
+        """
+        seen = None
+        if lengths is not None:
+            seen = np.arange(states[0].shape[1]) < lengths[:, None]
+        flat = _flatten(states, lambda x: _by_range(x, seen), self.aggregate_embed.weight)
+        features = self.aggregate_embed(flat)
         return features, features
 
 
@@ -56,8 +69,13 @@ class SeparateFeatures:
     def declare(cls, width: int, video: int, audio: int) -> SeparateFeatures:
         return cls(Linear.declare(width, video), Linear.declare(width, audio))
 
-    def __call__(self, states: Sequence[Array]) -> tuple[Array, Array]:
-        """Hidden states, each (B, n, C) -> video (B, n, D) and audio (B, n, D') features."""
+    def __call__(
+        self, states: Sequence[Array], lengths: np.ndarray | None = None
+    ) -> tuple[Array, Array]:
+        """Hidden states, each (B, n, C) -> video (B, n, D) and audio (B, n, D') features.
+
+        Tokens are normalised one by one, so `lengths` changes nothing.
+        """
         return (
             _project(states, self.video_aggregate_embed),
             _project(states, self.audio_aggregate_embed),
@@ -89,12 +107,21 @@ def _project(states: Sequence[Array], linear: Linear) -> Array:
     return linear(_flatten(states, lambda x: ops.rms_norm(x, None, EPS) * scale, linear.weight))
 
 
-def _by_range(x: Array) -> Array:
-    """(B, n, C) float32: 8 (x - mean) / (max - min) over all tokens and channels of a prompt."""
-    count = x.shape[1] * x.shape[2]
-    mean = x.sum(axis=(1, 2))[:, None, None] / (count + EPS)
-    spread = ops.amax(x, (1, 2)) - ops.amin(x, (1, 2))
-    return 8 * (x - mean) / (spread + EPS)
+def _by_range(x: Array, seen: np.ndarray | None) -> Array:
+    """(B, n, C) float32: 8 (x - mean) / (max - min) over all tokens and channels of a prompt.
+
+    Where `seen` (B, n) is given, over the tokens that it marks.
+    """
+    if seen is None:
+        count = x.shape[1] * x.shape[2]
+        mean = x.sum(axis=(1, 2))[:, None, None] / (count + EPS)
+        return 8 * (x - mean) / (ops.amax(x, (1, 2)) - ops.amin(x, (1, 2)) + EPS)
+    counts = (seen.sum(1) * x.shape[2] + EPS).astype(np.float32)[:, None, None]
+    mask = ops.asarray(seen[..., None], x)
+    mean = ops.where(mask, x, 0.0).sum(axis=(1, 2))[:, None, None] / ops.asarray(counts, x)
+    high = ops.amax(ops.where(mask, x, -HUGE), (1, 2))
+    low = ops.amin(ops.where(mask, x, HUGE), (1, 2))
+    return 8 * (x - mean) / (high - low + EPS)
 
 
 def _flatten(states: Sequence[Array], normalise: Callable[[Array], Array], ref: Array) -> Array:

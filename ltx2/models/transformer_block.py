@@ -175,7 +175,8 @@ class Block:
         video_in, audio_in = video.crossing, audio.crossing
         video_table = self.scale_shift_table_a2v_ca_video
         audio_table = self.scale_shift_table_a2v_ca_audio
-        assert self.audio_to_video_attn and self.video_to_audio_attn and video_in and audio_in
+        assert self.audio_to_video_attn is not None and self.video_to_audio_attn is not None
+        assert video_in is not None and audio_in is not None
         assert video_table is not None and audio_table is not None
         v, a = video_in.modulation.onto(video_table[:4]), audio_in.modulation.onto(audio_table[:4])
         # Both directions read the streams as they are here.

@@ -7,6 +7,7 @@ brightness offset (spec video_vae.md section 4).
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,7 @@ from ltx2.ops import Array
 
 log = logging.getLogger(__name__)
 
+Trace = Callable[[Array], None]
 DECODE_TIMESTEP = 0.05
 DECODE_NOISE_SCALE = 0.025
 
@@ -87,14 +89,19 @@ class VideoEncoder:
     def scale(self) -> VideoScale:
         return self.config.scale
 
-    def __call__(self, pixels: Array) -> Array:
-        """Encode pixels in [-1, 1]; frames beyond the last 1 + 8k are dropped with a warning."""
+    def __call__(self, pixels: Array, trace: Trace | None = None) -> Array:
+        """Encode pixels in [-1, 1]; frames beyond the last 1 + 8k are dropped with a warning.
+
+        `trace` is called with the output of every block.
+        """
         pixels = crop_frames(pixels, self.scale)
         h = ops.like(pixels, self.conv_in.conv.weight)
         h = self.conv_in(patchify_pixels(h, self.config.patch_size))
         for block in self.down_blocks:
             h = block(h)
             ops.evaluate(h)
+            if trace is not None:
+                trace(h)
         h = self.conv_out.norm_silu(h)
         return self.per_channel_statistics.normalise(h[..., : self.config.latent_channels])
 
@@ -174,8 +181,11 @@ class VideoDecoder:
         timestep: np.ndarray | float | None = None,
         noise: Noise | None = None,
         noise_scale: float = DECODE_NOISE_SCALE,
+        trace: Trace | None = None,
     ) -> Array:
         """Decode in one piece; a long or large clip is split only by `tiling.tiled_decode`.
+
+        `trace` is called with the output of every block.
 
         The rest matters only to timestep-conditioned decoders: `timestep` (B,) or one number;
         `noise` draws first for the latent, as (B, C, F, H, W), then two (H, W) planes per
@@ -191,6 +201,8 @@ class VideoDecoder:
         for block in self.up_blocks:
             h = _run_up(block, h, steps, noise)
             ops.evaluate(h)
+            if trace is not None:
+                trace(h)
         h = self.conv_out.norm_silu(h, *self._last_modulation(steps))
         return ops.like(unpatchify_pixels(h, self.config.patch_size), latent)
 

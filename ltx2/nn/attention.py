@@ -80,7 +80,8 @@ class Attention:
         if keep is not None and not keep.any():
             out = v
         else:
-            out = self._attend(x, source, v, (rope, context_rope or rope), bias)
+            ropes = rope, rope if context_rope is None else context_rope
+            out = self._attend(x, source, v, ropes, bias)
             if keep is not None and not keep.all():
                 weight = ops.like(ops.asarray(keep.reshape(-1, 1, 1).astype(np.float32), x), x)
                 out = out * weight + v * (1 - weight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,8 +100,15 @@ def choose(
     log.info("the %s is %s: %s", model.replace("_", " "), how, placement.reason)
     if placement.shortage is not None:
         log.warning("%s", placement.shortage)
-    statistics.setdefault("memory", []).append(placement.record())
+    mode = getattr(plan.settings.quant, QUANT[model].partition(".")[2])
+    record = placement.record() | ({} if mode == "none" else {"quant": mode})
+    statistics.setdefault("memory", []).append(record)
     return placement.streaming
+
+
+def fits(needed: int, free_bytes: int) -> bool:
+    """Whether so much goes into the free memory with something to spare."""
+    return needed <= USABLE * free_bytes
 
 
 def place(given: MemorySettings, model: str, need: Need, free_bytes: int) -> Placement:
@@ -109,12 +116,12 @@ def place(given: MemorySettings, model: str, need: Need, free_bytes: int) -> Pla
     mode = getattr(given, model)
     streaming: Streaming | None = Streaming(given.source, given.ahead)
     told = f"{need.weights / 1e9:.1f} GB of weights and {need.working / 1e9:.1f} GB to run"
-    fits = need.weights + need.working <= USABLE * free_bytes
-    if mode == "resident" or (mode == "auto" and fits):
+    whole = fits(need.weights + need.working, free_bytes)
+    if mode == "resident" or (mode == "auto" and whole):
         streaming = None
     reason = f"memory.{model}={mode}"
     if mode == "auto":
-        reason = f"{told} {'fit' if fits else 'do not fit'} into {free_bytes / 1e9:.1f} GB"
+        reason = f"{told} {'fit' if whole else 'do not fit'} into {free_bytes / 1e9:.1f} GB"
     short = _shortage(given, model, need, free_bytes, streaming)
     return Placement(model, streaming, reason, need.weights, free_bytes, short)
 
@@ -147,6 +154,27 @@ def _ways(given: MemorySettings, model: str, need: Need, weights: int) -> Iterat
         yield "memory.ahead=0", need.streamed(0) + need.working
     for name, working in need.smaller:
         yield name, weights + working
+
+
+def planned_places(
+    plan: Plan, dtypes: dict[str, str], free_bytes: int | None
+) -> dict[str, Placement]:
+    """How a run would load the models that can be streamed, by model; nothing is said.
+
+    Without what is unknown: the choice of memory.*=auto where the free memory is.
+    """
+    given = plan.settings.memory
+    needs: dict[str, Callable[[], Need]] = {
+        "text_encoder": lambda: text_need(plan, dtypes["text_encoder"], plan.prompts),
+        "transformer": lambda: transformer_need(plan, dtypes["transformer"]),
+    }
+    if not any(stage.sigmas is not None for stage in plan.stages):
+        return {}
+    return {
+        model: place(given, model, need(), free_bytes or 0)
+        for model, need in needs.items()
+        if free_bytes is not None or getattr(given, model) != "auto"
+    }
 
 
 def transformer_need(plan: Plan, dtype: str) -> Need:

@@ -7,7 +7,9 @@ CPU, memory of arrays on the device everywhere else. Source of the constants: be
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from ltx2.models.latents import Grid
@@ -23,12 +25,18 @@ from ltx2.pipelines.cost import TEXT_TOKENS, WORDS, call_tokens, tower_tensors
 from ltx2.pipelines.decode_memory import DecodeMemory, decode_memory
 from ltx2.pipelines.plan import Plan, StagePlan
 from ltx2.pipelines.quantisation import block_quantisation, stored_kinds, text_quantisation
+from ltx2.pipelines.streamed_estimate import (
+    ITEM_BYTES,
+    STORED,
+    passing_text,
+    passing_transformer,
+    stacked_passes,
+)
 from ltx2.weights.checkpoint import Part, component_of
 from ltx2.weights.header import Header
 from ltx2.weights.quantise import held_bytes
+from ltx2.weights.streaming import Streaming
 
-ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-STORED = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 # Interpreter, torch and the libraries of a run; the video encoder's threads and buffers.
 PROCESS, ENCODER = 290_000_000, 50_000_000
 # Tables of positions, noise, states.
@@ -39,6 +47,7 @@ BLOCK_COPIES = 24
 CONVOLUTION_COPIES = 6
 # MLX on a CPU unfolds the input of a convolution for the taps of its kernel.
 UNFOLDED_COPIES, UNFOLDED_SOUND_COPIES = 72, 33
+WHOLE: Mapping[str, Streaming] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -102,10 +111,15 @@ def decoding_need(plan: Plan, place: Place, dtype: str) -> DecodeMemory:
 
 
 def phase_memory(
-    plan: Plan, dtypes: dict[str, str], place: Place, tiling: Tiling | None = None
+    plan: Plan,
+    dtypes: dict[str, str],
+    place: Place,
+    tiling: Tiling | None = None,
+    streamed: Mapping[str, Streaming] = WHOLE,
 ) -> list[PhaseMemory]:
-    """Phases by the runner's names. `tiling` is how the clip will be decoded."""
-    return Estimate(plan, dtypes, place, tiling, plan.model_parts).phases()
+    """Phases by the runner's names. `tiling` is how the clip will be decoded; `streamed` models
+    (text_encoder, transformer) pass through memory block by block."""
+    return Estimate(plan, dtypes, place, tiling, plan.model_parts, streamed).phases()
 
 
 @dataclass(frozen=True)
@@ -117,6 +131,7 @@ class Estimate:
     place: Place
     tiling: Tiling | None
     parts: dict[str, Part]
+    streamed: Mapping[str, Streaming]
 
     def phases(self) -> list[PhaseMemory]:
         rows: list[PhaseMemory] = []
@@ -161,19 +176,36 @@ class Estimate:
         return self._placed(part.parameters, part.bytes, part.dtypes[0][0], component)
 
     def _transformer(self) -> float:
+        if (way := self.streamed.get("transformer")) is not None:
+            passing = passing_transformer(self.plan, self.dtypes["transformer"])
+            return passing.held(way, self.place.is_process) * self._own_share
+        return self._whole_transformer() * self._own_share
+
+    def _whole_transformer(self) -> float:
         whole = self._part("transformer", "transformer")
         header, how = self.plan.headers["checkpoint"], block_quantisation(self.plan.settings)
         if how.at_load or stored_kinds(header):
             names = [name for name in header.tensors if component_of(name) == "transformer"]
             whole = held_bytes(header, names, how, ITEM_BYTES[self.dtypes["transformer"]])
+        return whole
+
+    @property
+    def _own_share(self) -> float:
+        """Of the transformer's weights those of the streams that are sampled."""
         if len(self.plan.streams) == 2:
-            return whole
+            return 1.0
         config = self.plan.transformer
         parts = [parameter_count(Transformer.declare(config, s)) for s in (self.plan.streams, BOTH)]
-        return whole * parts[0] / parts[1]
+        return parts[0] / parts[1]
 
     def _loading(self, placed: float) -> PhaseMemory:
-        """While weights are converted, the pages of the file that were read count too."""
+        """While weights are converted, the pages of the file that were read count too.
+
+        Of a streamed transformer only what is no block is read, and that is little.
+        """
+        if "transformer" in self.streamed:
+            passing = passing_transformer(self.plan, self.dtypes["transformer"])
+            return self._row("load transformer", passing.outside * self._own_share, 0)
         part = self.parts["transformer"]
         as_stored = STORED.get(part.dtypes[0][0]) == self.dtypes["transformer"]
         if (
@@ -196,6 +228,13 @@ class Estimate:
 
     def _text(self) -> float:
         """The language model, or what follows it once it is gone."""
+        names = ("text projections", "text connectors")
+        return max(self._tower(), sum(self._part(name, "connectors") for name in names))
+
+    def _tower(self) -> float:
+        if (way := self.streamed.get("text_encoder")) is not None:
+            passing = passing_text(self.plan, self.dtypes["text_encoder"])
+            return passing.held(way, self.place.is_process)
         tensors = tower_tensors(self.plan.files["text_encoder"])
         values = sum(info.size for info in tensors.values())
         # Of a mapped table of words only the rows of the prompt are read.
@@ -207,8 +246,7 @@ class Estimate:
         if how.at_load:
             header = Header(self.plan.files["text_encoder"], tensors, {}, 0, 0)
             tower = held_bytes(header, tensors, how, ITEM_BYTES[self.dtypes["text_encoder"]])
-        names = ("text projections", "text connectors")
-        return max(tower, sum(self._part(name, "connectors") for name in names))
+        return tower
 
     def _upsampler(self, stage: StagePlan) -> float:
         header = self.plan.headers[stage.settings.upscaler]
@@ -224,14 +262,7 @@ class Estimate:
         prompts = 2 if self.plan.needs_negative else 1
         contexts = prompts * TEXT_TOKENS * (config.video.width + config.audio.width) * size
         values = tokens.video * config.video.width + tokens.audio * config.audio.width
-        return BLOCK_COPIES * self._passes(stage, tokens.both) * values * size + contexts + SMALL
-
-    def _passes(self, stage: StagePlan, tokens: float) -> int:
-        """Guidance passes that share a transformer call."""
-        assert stage.sigmas is not None and stage.guidance is not None
-        steps = range(len(stage.sigmas) - 1)
-        most = max(stage.guidance.passes_at(i, stage.sigmas[i]) for i in steps)
-        return stage.guidance.stacked(most, round(tokens))
+        return BLOCK_COPIES * stacked_passes(stage, tokens.both) * values * size + contexts + SMALL
 
     def _upscaling(self, stage: StagePlan) -> float:
         config = upsampler_config(self.plan.headers[stage.settings.upscaler])

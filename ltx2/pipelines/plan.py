@@ -171,5 +171,10 @@ class Plan:
         """Whether any stage runs an unconditional pass."""
         return any(s.guidance is not None and s.guidance.needs_negative for s in self.stages)
 
+    @property
+    def prompts(self) -> int:
+        """How many prompts are encoded."""
+        return 2 if self.needs_negative else 1
+
     def stage(self, name: str) -> StagePlan:
         return next(stage for stage in self.stages if stage.name == name)

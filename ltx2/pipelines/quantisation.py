@@ -89,7 +89,7 @@ def _check_layers(settings: Settings, files: dict[str, Path], checkpoint: Header
     """What is quantised at load must have layers that can be, and that `keep` speaks of."""
     chosen = {
         "quant.blocks": (block_quantisation(settings), lambda: _transformer(checkpoint)),
-        "quant.text": (text_quantisation(settings), lambda: _tower(files)),
+        "quant.text": (text_quantisation(settings), lambda: text_widths(files)),
     }
     made = {key: (how, widths()) for key, (how, widths) in chosen.items() if how.at_load}
     for key, (how, widths) in made.items():
@@ -116,7 +116,8 @@ def _transformer(checkpoint: Header) -> dict[str, int]:
     return _widths(Transformer.declare(transformer_config(checkpoint)))
 
 
-def _tower(files: dict[str, Path]) -> dict[str, int]:
+def text_widths(files: dict[str, Path]) -> dict[str, int]:
+    """Inputs of the linear layers of the text encoder, by name; empty without one."""
     return _widths(read_gemma(files["text_encoder"]).declare()) if "text_encoder" in files else {}
 
 

@@ -45,6 +45,12 @@ class Resident:
             self.parts[role] = key, part
         return fits
 
+    @property
+    def freeable_bytes(self) -> int:
+        """What is let go of when something larger comes."""
+        held = sum(module_bytes(part) for _, part in self.parts.values())
+        return 0 if self.mode == "true" else held
+
     def make_room(self, needed: float, backend: Any) -> None:
         """Let go of everything before `needed` bytes are loaded that would not fit beside it."""
         if self.parts and self.mode != "true" and backend.free_bytes() < needed:
