@@ -42,10 +42,11 @@ MISTAKES = {
     "schedules.stage2=[1,x]": "schedules.stage2=[1,x] is not a list of numbers such as [1.0,0.5]",
     "scheduler.sigmas=abc": "scheduler.sigmas=abc is not a list of numbers such as [1.0,0.5,0.0]",
     "lora=user lora.user.strength=big": "lora.user.strength=big is not a number",
-    "backend.devise=cpu": "'backend.devise' is no key of this backend; did you mean 'device'?;"
-    " use device, attention, neighbourhood",
-    "backend=mlx backend.attention=sdpa": "'backend.attention' is no key of this backend;"
+    "backend.devise=cpu": "'backend.devise' is no key of backend=torch; did you mean 'device'?;"
+    " use device, attention, neighbourhood, compile",
+    "backend=mlx backend.attention=sdpa": "'backend.attention' is no key of backend=mlx;"
     " use device",
+    "backend=mlx backend.compile=blocks": "'backend.compile' is no key of backend=mlx; use device",
     "guidance.video.cgf=3": "'guidance.video.cgf' is no key in 'guidance.video';"
     " did you mean 'cfg'?; use cfg, stg, stg_blocks, rescale, modality, skip_step,"
     " eta, threshold, momentum, by_sigma",

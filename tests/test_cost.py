@@ -23,6 +23,8 @@ from ltx2.pipelines.cost import (
 )
 from ltx2.pipelines.memory_estimate import PROCESS, Place, phase_memory
 from ltx2.pipelines.planning import make_plan
+from ltx2.pipelines.streamed_estimate import passing_transformer, read_bytes
+from ltx2.weights.streaming import Streaming
 
 CPU = Machine("torch", "cpu", "cpu", True, 8 * 10**9)
 
@@ -116,9 +118,10 @@ def test_every_phase_of_a_run_has_a_cost():
 # --- memory
 
 
-def memory_of(plan, dtype="fp32", place=None):
+def memory_of(plan, dtype="fp32", place=None, **streamed):
     dtypes = dict.fromkeys(component_dtypes(plan.settings, CPU), dtype)
-    return {row.phase: row for row in phase_memory(plan, dtypes, place or Place("torch", "cpu"))}
+    rows = phase_memory(plan, dtypes, place or Place("torch", "cpu"), None, streamed)
+    return {row.phase: row for row in rows}
 
 
 def test_converted_weights_are_there_twice_while_they_are_read():
@@ -157,3 +160,52 @@ def test_tiles_bound_the_memory_of_a_decode():
     assert peaks["off", 257] > 1.8 * peaks["off", 129]
     assert peaks["both", 257] == pytest.approx(peaks["both", 129], rel=0.1)
     assert peaks["both", 257] < peaks["off", 257] / 2
+
+
+# --- streaming
+
+
+def test_a_streamed_model_holds_a_few_of_its_blocks():
+    plan = plan_of()
+    passing = passing_transformer(plan, "bf16")
+    assert passing.stored == plan.transformer.layers * passing.largest
+    # Of a file in the dtype: the bytes of the block in use and of those that are read ahead. A
+    # few values of each are stored in fp32 and converted.
+    few = 2 * passing.copied
+    assert 0 < few < 0.02 * passing.loaded
+    assert passing.held(Streaming(ahead=0), True) == passing.outside + passing.largest + few
+    assert passing.held(Streaming(ahead=2), True) == passing.outside + 3 * passing.largest + few
+    whole = passing.outside + passing.stored + few
+    assert passing.held(Streaming(ahead=16), True) == passing.held(Streaming("ram"), True) == whole
+    # On a device two at a time, however many wait on the host.
+    assert passing.held(Streaming("ram"), False) == passing.outside + 2 * passing.loaded
+
+
+def test_converted_blocks_are_held_beside_their_bytes():
+    plan = plan_of()
+    half, full = (passing_transformer(plan, dtype) for dtype in ("bf16", "fp32"))
+    assert full.loaded == 2 * half.loaded and full.stored == half.stored
+    assert 0.98 * full.loaded < full.copied < full.loaded
+    assert full.held(Streaming(), True) == full.outside + 2 * full.largest + 2 * full.copied
+    packed = passing_transformer(plan_of("quant=int8"), "bf16")
+    assert packed.copied == packed.loaded and packed.loaded < half.loaded and packed.stored == half.stored
+
+
+def test_streaming_lowers_the_memory_of_the_phases_with_the_model():
+    plan = plan_of()
+    whole, streamed = memory_of(plan), memory_of(plan, transformer=Streaming(ahead=0))
+    for phase in ("load transformer", "base", "refine"):
+        assert streamed[phase].peak < whole[phase].peak
+    assert streamed["video decode"] == whole["video decode"]
+    both = memory_of(plan, transformer=Streaming(), text_encoder=Streaming("disk", 0))
+    assert both["text"].peak <= whole["text"].peak
+
+
+def test_every_call_reads_the_blocks_once():
+    plan = plan_of("guidance.max_batch=1")
+    passing = passing_transformer(plan, "bf16")
+    read = read_bytes(plan, "transformer", passing)
+    assert read == {"base": 24 * passing.stored, "refine": 3 * passing.stored}
+    stacked = plan_of("guidance.max_batch=2")
+    assert read_bytes(stacked, "transformer", passing)["base"] == 12 * passing.stored
+    assert read_bytes(plan, "text_encoder", passing) == {"text": 2 * passing.stored}

@@ -128,6 +128,20 @@ def test_reused_stages_of_earlier_runs_have_no_speed(tmp_path):
     assert sampled == [operations["refine"]]
 
 
+def test_streamed_runs_predict_streamed_ones_alone(tmp_path):
+    rows = [{"model": "transformer", "mode": "streamed from disk"}]
+    plan, streamed = plan_of(), plan_of("memory.transformer=stream")
+    write(tmp_path, "2026-11-20/10-00-00-abc", record_for(plan))
+    assert "without load transformer, base, refine" in told(streamed, outputs=tmp_path)
+    assert row_of(told(streamed, outputs=tmp_path), "base")[-1] == "streamed"
+    made = record_for(plan, 2e-9, statistics={"memory": rows})
+    write(tmp_path, "2026-11-20/11-00-00-abc", made)
+    seconds = {row["phase"]: row["seconds"] for row in made["phases"]}
+    cells = row_of(told(streamed, outputs=tmp_path), "base")
+    assert cells[-2:] == [duration(seconds["base"]), "streamed"]
+    assert row_of(told(plan, outputs=tmp_path), "base")[-1] == duration(seconds["base"] / 2)
+
+
 def test_damaged_records_are_passed_over(tmp_path):
     plan = plan_of()
     write(tmp_path, "2026-11-20/10-00-00-abc", record_for(plan))
@@ -173,8 +187,19 @@ def test_the_report_repeats_notices_and_warns_of_too_little_memory():
 
 
 def test_unknown_memory_is_called_unknown():
-    text = told(plan_of(), device=Machine("torch", "cuda", "cuda", True, None))
+    cuda = Machine("torch", "cuda", "cuda", True, None)
+    text = told(plan_of("memory.text_encoder=stream"), device=cuda)
     assert "device: torch cuda, free memory unknown" in text
+    assert "transformer: whole or streamed, as the free memory says" in text
+    assert "text encoder: streamed: memory.text_encoder=stream;" in text
+
+
+def test_the_report_streams_what_the_run_will_stream():
+    plan = plan_of()
+    assert "transformer: loaded whole: 0.0 GB of weights" in told(plan)
+    text = told(plan, device=replace(CPU, free_bytes=4 * 10**6))
+    assert "transformer: streamed: 0.0 GB of weights" in text
+    assert row_of(text, "refine")[-1] == "streamed" != row_of(text, "upscale")[-1]
 
 
 @pytest.mark.parametrize(

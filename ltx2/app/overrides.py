@@ -280,7 +280,7 @@ def _unknown(done: list[str], part: str, names: list[str], known: dict[str, list
         return f"'{part}' is no key or group{nearest(part, names)}; --help lists them"
     where = f"in '{'.'.join(done)}'"
     if done == ["backend"]:
-        where = "of this backend"
+        where = "of backend=" + ("torch" if "attention" in names else "mlx")
     return f"'{prefix}{part}' is no key {where}{nearest(part, names)}; use {', '.join(names)}"
 
 

@@ -370,6 +370,9 @@ class MlxBackend:
         """Normal draws of MLX's own generator (not portable between backends)."""
         return mx.random.normal(shape, key=mx.random.key(seed))
 
+    def transfers(self) -> None:
+        """Nothing is copied to where weights are used: memory is unified."""
+
     def compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """The same call: MLX builds its graph lazily, and evaluates it in one go."""
         return call

@@ -23,6 +23,7 @@ from ltx2.backends.torch_attention import choose_attention, choose_neighbourhood
 from ltx2.backends.torch_attention import neighbourhood_attention as neighbourhood_attention
 from ltx2.backends.torch_compile import Call, check_compile, compiled
 from ltx2.backends.torch_device import cpu_has_bf16, resolve_device
+from ltx2.backends.torch_files import STORED, TensorFile
 from ltx2.backends.torch_padding import pad as pad
 from ltx2.backends.torch_quantised import dequantise as dequantise
 from ltx2.backends.torch_quantised import fp8_linear as fp8_linear
@@ -32,6 +33,7 @@ from ltx2.backends.torch_quantised import has_fp8_products
 from ltx2.backends.torch_quantised import quantise as quantise
 from ltx2.backends.torch_quantised import quantised_linear as quantised_linear
 from ltx2.backends.torch_quantised import to_fp8 as to_fp8
+from ltx2.backends.torch_transfer import Transfers
 
 # Kernels on CUDA and MPS index with 32 bits; a convolution beyond this many elements is split.
 SAFE_ELEMENTS = 2**31 - 1
@@ -237,23 +239,6 @@ def conv_transpose1d(
 # --- device ---------------------------------------------------------------------------------
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# As safetensors names them.
-STORED = {
-    "F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16,
-    "F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8, "I8": torch.int8, "U32": torch.uint32,
-}  # fmt: skip
-
-
-class TensorFile:
-    """Tensors of one safetensors file, memory-mapped: only what is asked for is read."""
-
-    def __init__(self, path: str) -> None:
-        from safetensors import safe_open
-
-        self._file = safe_open(path, framework="pt", device="cpu")
-
-    def get(self, name: str) -> Tensor:
-        return self._file.get_tensor(name)
 
 
 @dataclass
@@ -311,6 +296,8 @@ class TorchBackend:
 
     def place(self, x: Tensor, dtype: str, kind: str = "plain") -> Tensor:
         """A stored tensor in `dtype` on the device; convolution kernels get their memory layout."""
+        if self.kind == "cuda":  # as it is stored, for fewer bytes; only pinned ones do not wait
+            x = x.to(self.device, non_blocking=True)
         x = x.to(self.device, DTYPES[dtype])
         if kind == "conv" and x.ndim >= 4:
             layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
@@ -320,7 +307,8 @@ class TorchBackend:
     def place_codes(self, x: Tensor) -> Tensor:
         """Stored codes of a quantised weight on the device: float8, else bytes."""
         packed = x.dtype == torch.uint32 or self.kind == "mps"
-        return (x.view(torch.uint8) if packed else x).to(self.device)
+        codes = x.view(torch.uint8) if packed else x
+        return codes.to(self.device, non_blocking=self.kind == "cuda")
 
     @property
     def has_fp8_products(self) -> bool:
@@ -335,6 +323,10 @@ class TorchBackend:
         """Normal draws of the device's own generator (not portable between devices)."""
         generator = torch.Generator(self.device).manual_seed(seed)
         return torch.randn(shape, generator=generator, device=self.device)
+
+    def transfers(self) -> Transfers | None:
+        """How streamed weights come to the device beside its work; None: they are there."""
+        return Transfers(self.device) if self.kind == "cuda" else None
 
     def compiled(self, call: Call) -> Call:
         """`call(module, *inputs)` as the option `compile` says."""

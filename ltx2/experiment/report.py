@@ -181,7 +181,7 @@ def _placements(
             read = read_bytes(plan, model, passing(plan, dtypes[model]))
             told = ", ".join(f"{_size(size)} in {phase}" for phase, size in read.items())
             source = place.streaming.source
-            yield f"{name}: streamed: {place.reason}; {told} are read from {source}"
+            yield f"{name}: streamed: {place.reason}; {told} read from {source}"
 
 
 def decoded_in(plan: Plan, dtypes: dict[str, str], device: Machine) -> Tiling | None:

@@ -6,6 +6,9 @@ Files hold what their colour space says, the model's side is working codes (`ltx
 from __future__ import annotations
 
 import importlib.util
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ SUFFIX = ".exr"
 _REC709 = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329)
 _AP1 = (0.713, 0.293, 0.165, 0.83, 0.128, 0.044, 0.32168, 0.33767)
 _CHROMATICITIES = {"srgb_linear": _REC709, "acescg": _AP1, "acescct": _AP1}
+# A name and the number of a frame.
+_NUMBERED = re.compile(r"(.*?)(\d+)")
 _HALF_MOST = np.float32(65504)
 
 
@@ -40,14 +45,56 @@ def check_space(key: str, space: str) -> None:
 
 
 def exr_frames(folder: str | Path) -> list[Path]:
-    """The EXR files of a folder by name. Raises UserError if there is none."""
+    """The EXR files of a folder: by the numbers at the end of their names, else by name.
+
+    Raises UserError if there is none, a number is missing, or there are several sequences.
+    """
     folder = Path(folder)
     if folder.suffix.lower() == SUFFIX:
         raise UserError(f"{folder} is one picture; name the folder of its frames")
     frames = sorted(file for file in folder.glob("*") if file.suffix.lower() == SUFFIX)
     if not frames:
         raise UserError(f"folder {folder} holds no EXR frame; name a folder of EXR files")
-    return frames
+    numbered = [match for file in frames if (match := _NUMBERED.fullmatch(file.stem))]
+    if len(numbered) < len(frames):
+        return frames
+    names = sorted({match[1] for match in numbered})
+    if len(names) > 1:
+        raise UserError(
+            f"folder {folder} holds frames of several clips ('{names[0]}...', '{names[1]}...');"
+            " give each a folder"
+        )
+    pairs = zip((int(match[2]) for match in numbered), frames, strict=True)
+    ordered = sorted(pairs, key=lambda pair: pair[0])
+    for (number, file), (following, other) in pairwise(ordered):
+        if following != number + 1:
+            between = "are one frame twice" if following == number else "do not follow each other"
+            raise UserError(
+                f"folder {folder}: {file.name} and {other.name} {between}; give every frame once"
+            )
+    return [file for _, file in ordered]
+
+
+def exr_size(files: Sequence[Path]) -> tuple[int, int]:
+    """(height, width) of the frames, from their headers. Raises UserError if they differ."""
+    check_installed()
+    first = _header_size(files[0])
+    for file in files[1:]:
+        if (size := _header_size(file)) != first:
+            shown = [f"{height} x {width}" for height, width in (size, first)]
+            raise UserError(f"{file} is {shown[0]} px, {files[0].name} {shown[1]}; give one size")
+    return first
+
+
+def _header_size(path: Path) -> tuple[int, int]:
+    import OpenEXR
+
+    try:
+        with OpenEXR.File(str(path), header_only=True) as file:
+            low, high = file.header()["dataWindow"]
+    except (RuntimeError, ValueError, OSError, KeyError) as error:
+        raise UserError(f"{path} cannot be read as an EXR picture ({error})") from None
+    return int(high[1] - low[1]) + 1, int(high[0] - low[0]) + 1
 
 
 def read_exr(path: str | Path) -> np.ndarray:
@@ -84,15 +131,20 @@ def read_exr(path: str | Path) -> np.ndarray:
 def read_codes(path: str | Path, space: str, most: int | None = None) -> np.ndarray:
     """Working codes (F, H, W, 3) of a picture, or of a folder's first `most` frames."""
     path = Path(path)
-    files = exr_frames(path)[:most] if path.is_dir() else [path]
-    frames: list[np.ndarray] = []
-    for file in files:
+    return np.stack(list(islice(iterate_codes(path, space), most)))
+
+
+def iterate_codes(path: str | Path, space: str) -> Iterator[np.ndarray]:
+    """Yield the working codes (H, W, 3) of a picture, or of every frame of a folder."""
+    path = Path(path)
+    shape: tuple[int, ...] | None = None
+    for file in exr_frames(path) if path.is_dir() else [path]:
         frame = codes_from(read_exr(file), space)
-        if frames and frame.shape != frames[0].shape:
-            sizes = [" x ".join(map(str, f.shape[:2])) for f in (frame, frames[0])]
+        if shape is not None and frame.shape != shape:
+            sizes = [" x ".join(map(str, s[:2])) for s in (frame.shape, shape)]
             raise UserError(f"{file} is {sizes[0]} px, the frames before it {sizes[1]}")
-        frames.append(frame)
-    return np.stack(frames)
+        shape = frame.shape
+        yield frame
 
 
 def write_exr(path: Path, pixels: np.ndarray, space: str, comment: str | None = None) -> None:

@@ -5,6 +5,7 @@ Source: pipelines spec 3.3.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -51,20 +52,24 @@ def is_hlg(path: str | Path) -> bool:
 
 
 def read_hlg(path: str | Path, most: int | None = None) -> np.ndarray:
-    """Working codes (F, H, W, 3) of a clip's first `most` frames.
+    """Working codes (F, H, W, 3) of a clip's first `most` frames."""
+    frames = list(islice(iterate_hlg(path), most))
+    if not frames:
+        raise UserError(f"{path} holds no frame; it is empty or damaged")
+    return np.stack(frames)
+
+
+def iterate_hlg(path: str | Path) -> Iterator[np.ndarray]:
+    """Yield the working codes (H, W, 3) of every frame.
 
     Raises UserError for a clip that is not what `HlgEncoder` writes: BT.2020, limited range.
     """
-    frames: list[np.ndarray] = []
     with opened(path) as container:
         stream = container.streams.video[0]
         codec = stream.codec_context
         if codec.colorspace != _MATRIX or codec.color_primaries != _PRIMARIES:
             raise UserError(f"{path} is HLG but not BT.2020; convert it to BT.2020 first")
-        for frame in islice(container.decode(stream), most):
+        for frame in container.decode(stream):
             # Scaled to 16 bits and full chroma without a change of matrix or range.
             deep = frame.reformat(format="yuv444p16le").to_ndarray().astype(np.float64) / _DEEPER
-            frames.append(codes_from_hlg(rgb_of_levels(*np.moveaxis(deep, -1, 0))))
-    if not frames:
-        raise UserError(f"{path} holds no frame; it is empty or damaged")
-    return np.stack(frames)
+            yield codes_from_hlg(rgb_of_levels(*np.moveaxis(deep, -1, 0)))

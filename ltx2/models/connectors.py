@@ -129,13 +129,17 @@ class Connector:
             ops.settle(index, x)
         return ops.rms_norm(x)
 
-    def _fill(self, features: Array, sequence: int) -> Array:
-        """Append registers, indexed by the absolute position they stand at."""
+    def check_sequence(self, sequence: int) -> None:
+        """Raise UserError unless registers fill `sequence` positions a whole number of times."""
         if sequence % self.config.registers:
             raise UserError(
                 f"a text sequence of {sequence} is not a multiple of the model's"
                 f" {self.config.registers} registers"
             )
+
+    def _fill(self, features: Array, sequence: int) -> Array:
+        """Append registers, indexed by the absolute position they stand at."""
+        self.check_sequence(sequence)
         batch, tokens, width = features.shape
         if tokens == sequence:
             return features

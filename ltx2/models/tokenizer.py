@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ TURN, END_OF_TURN = "<start_of_turn>", "<end_of_turn>"
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids (n,) int32 beginning with BOS, 1 <= n <= 1024, and how many more were cut off."""
+    """Token ids (n,) int32 beginning with BOS, n at most the limit, and how many were cut off."""
 
     ids: np.ndarray
     truncated: int
@@ -33,12 +33,13 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptTokenizer:
-    """A tokenizer with the ids of its special tokens."""
+    """A tokenizer with the ids of its special tokens; the model reads `limit` tokens."""
 
     tokenizer: Any
     bos: int
     pad: int
     eos: int | None = None
+    limit: int = MAX_TOKENS
 
     @classmethod
     def from_directory(cls, directory: Path) -> PromptTokenizer:
@@ -65,10 +66,11 @@ class PromptTokenizer:
         if bos is None or pad is None:
             absent = "bos_token" if bos is None else "pad_token or eos_token"
             raise UserError(f"{source}: tokenizer_config.json names no {absent} of the vocabulary")
-        return cls(parsed, bos, pad, eos)
+        return cls(parsed, bos, pad, eos, sequence_length(names, source))
 
-    def __call__(self, text: str, limit: int = MAX_TOKENS) -> Prompt:
+    def __call__(self, text: str, limit: int | None = None) -> Prompt:
         """Ids of the stripped `text`; the empty prompt is BOS alone. Warns when it cuts."""
+        limit = self.limit if limit is None else limit
         ids = self.tokenizer.encode(text.strip(), add_special_tokens=False).ids
         # Some tokenizers of the family add BOS, some do not: exactly one is wanted.
         if ids[:1] != [self.bos]:
@@ -81,8 +83,9 @@ class PromptTokenizer:
             )
         return Prompt(np.array(ids[:limit], np.int32), truncated)
 
-    def pad_left(self, prompt: Prompt, length: int = MAX_TOKENS) -> np.ndarray:
+    def pad_left(self, prompt: Prompt, length: int | None = None) -> np.ndarray:
         """Ids (length,) int32 with padding in front."""
+        length = self.limit if length is None else length
         return np.pad(prompt.ids, (length - len(prompt.ids), 0), constant_values=self.pad)
 
     def chat(self, system: str, user: str) -> np.ndarray:
@@ -123,6 +126,20 @@ def check_tokenizer_files(directory: Path) -> None:
             f"{directory} has no {' and no '.join(missing)}; download the tokenizer files of the"
             " Gemma repository into it"
         )
+
+
+def sequence_length(config: Mapping[str, Any], source: str) -> int:
+    """Tokens that the model reads: `model_max_length` of tokenizer_config.json, 1024 at most.
+
+    Released files say 1024, nothing, or 10^30.
+    """
+    told = config.get("model_max_length", MAX_TOKENS)
+    if isinstance(told, bool) or not isinstance(told, int | float) or not told >= 1:
+        raise UserError(
+            f"{source}: model_max_length={told!r} of tokenizer_config.json is no number of tokens;"
+            f" write a whole number from 1 to {MAX_TOKENS}"
+        )
+    return min(MAX_TOKENS, int(told))
 
 
 def _token_id(tokenizer: Any, token: Any) -> int | None:

@@ -25,6 +25,7 @@ from ltx2.models.transformer_block import (
     Modulation,
 )
 from ltx2.models.transformer_config import STREAMS, CrossRule, TransformerConfig
+from ltx2.nn.attention import Switch
 from ltx2.nn.layers import Linear, linear_gelu
 from ltx2.nn.module import Param
 from ltx2.nn.rope import Rope, RopeOptions, midpoints, rope_table
@@ -78,10 +79,6 @@ class Perturbations:
             for sample in self.samples
         ]
         return 1 - np.asarray(skipped, np.float32) if any(skipped) else None
-
-    def at(self, block: int) -> Keep:
-        """All four kinds in `block`."""
-        return Keep(*(self.keep(kind, block) for kind in Keep._fields))
 
 
 def denoised(latent: Array, velocity: Array, timesteps: np.ndarray) -> Array:
@@ -165,6 +162,7 @@ class Transformer:
     transformer_blocks: list[Block]
     memory: Memory = field(default_factory=Memory, repr=False)
     streamed: bool = False  # the blocks' weights are there only while a block runs
+    run_block: Callable[..., Any] = Block.__call__  # or what a backend makes of it
 
     @classmethod
     def declare(cls, config: TransformerConfig, streams: Sequence[str] = STREAMS) -> Transformer:
@@ -214,8 +212,8 @@ class Transformer:
         video_flow, video_embedded = self._prepare("video", video, audio)
         audio_flow, audio_embedded = self._prepare("audio", audio, video)
         for i, block in enumerate(self.transformer_blocks):
-            keep = NOTHING_SKIPPED if perturbations is None else perturbations.at(i)
-            x, y = block(x, y, video_flow, audio_flow, keep)
+            keep = NOTHING_SKIPPED if perturbations is None else self._keep(perturbations, i, x, y)
+            x, y = self.run_block(block, x, y, video_flow, audio_flow, keep)
             states = [a for a in (x, y) if a is not None]
             ops.evaluate(*states) if self.streamed else ops.settle(i, *states)
             if trace is not None:
@@ -259,6 +257,22 @@ class Transformer:
             enabled=stream.enabled,
         )
         return flow, Modulation(embedded, own.index)
+
+    def _keep(
+        self, perturbations: Perturbations, block: int, x: Array | None, y: Array | None
+    ) -> Keep:
+        """All four kinds in `block`; from block to block they are mostly the same."""
+
+        def make(host: np.ndarray) -> Switch:
+            return Switch.of(host, y if x is None else x)
+
+        hosts = {kind: perturbations.keep(kind, block) for kind in Keep._fields}
+        made = {
+            kind: self.memory.recall(f"keep {kind}", host, make)
+            for kind, host in hosts.items()
+            if host is not None
+        }
+        return Keep(**made)
 
     def _crossing(self, name: str, stream: Stream, other: Stream, own: Levels) -> Crossing:
         side, config = self.side(name), self.config

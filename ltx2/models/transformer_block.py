@@ -9,7 +9,7 @@ import numpy as np
 
 from ltx2 import ops
 from ltx2.models.transformer_config import TransformerConfig
-from ltx2.nn.attention import Attention, FeedForward
+from ltx2.nn.attention import Attention, FeedForward, Switch
 from ltx2.nn.layers import Linear
 from ltx2.nn.module import Param
 from ltx2.nn.rope import Rope
@@ -92,12 +92,12 @@ class Flow:
 
 
 class Keep(NamedTuple):
-    """Per-sample switches (B,) of one block, 0 where perturbed; None when nothing is."""
+    """Per-sample switches of one block, closed where perturbed; None when nothing is."""
 
-    video_self: np.ndarray | None = None
-    audio_self: np.ndarray | None = None
-    audio_to_video: np.ndarray | None = None
-    video_to_audio: np.ndarray | None = None
+    video_self: Switch | None = None
+    audio_self: Switch | None = None
+    audio_to_video: Switch | None = None
+    video_to_audio: Switch | None = None
 
 
 class Layers(NamedTuple):
@@ -181,12 +181,12 @@ class Block:
         v, a = video_in.modulation.onto(video_table[:4]), audio_in.modulation.onto(audio_table[:4])
         # Both directions read the streams as they are here.
         x0, y0 = x, y
-        if video.enabled and _any_kept(keep.audio_to_video):
+        if video.enabled and _is_open(keep.audio_to_video):
             query, source = v.norm(x0, scale=0, shift=1), a.norm(y0, scale=0, shift=1)
             out = self.audio_to_video_attn(query, source, video_in.rope, audio_in.rope)
             gate = video_in.gate.onto(video_table[4:]).row(0)
             x = ops.multiply_add(out, _switched(gate, keep.audio_to_video), x)
-        if audio.enabled and _any_kept(keep.video_to_audio):
+        if audio.enabled and _is_open(keep.video_to_audio):
             query, source = a.norm(y0, scale=2, shift=3), v.norm(x0, scale=2, shift=3)
             out = self.video_to_audio_attn(query, source, audio_in.rope, video_in.rope)
             gate = audio_in.gate.onto(audio_table[4:]).row(0)
@@ -194,7 +194,7 @@ class Block:
         return x, y
 
 
-def attend(x: Array, flow: Flow, layers: Layers, keep: np.ndarray | None) -> Array:
+def attend(x: Array, flow: Flow, layers: Layers, keep: Switch | None) -> Array:
     """Self-attention, then attention to the text."""
     m = flow.modulation.onto(layers.scale_shift_table)
     out = layers.attn1(m.norm(x, scale=1, shift=0), rope=flow.rope, bias=flow.bias, keep=keep)
@@ -217,14 +217,12 @@ def feed_forward(x: Array, flow: Flow, layers: Layers) -> Array:
     return ops.multiply_add(out, m.row(5), x)
 
 
-def _any_kept(keep: np.ndarray | None) -> bool:
-    return keep is None or bool(keep.any())
+def _is_open(keep: Switch | None) -> bool:
+    return keep is None or keep.open
 
 
-def _switched(gate: Array, keep: np.ndarray | None) -> Array:
-    if keep is None:
-        return gate
-    return gate * ops.like(ops.asarray(keep.reshape(-1, 1, 1).astype(np.float32), gate), gate)
+def _switched(gate: Array, keep: Switch | None) -> Array:
+    return gate if keep is None else gate * keep.weight
 
 
 def _declare_stream(config: TransformerConfig, name: str) -> dict[str, Any]:

@@ -13,6 +13,20 @@ from ltx2.nn.rope import Rope
 from ltx2.ops import Array
 
 
+@dataclass(frozen=True)
+class Switch:
+    """Which samples of a batch keep what others are made without; `open` if any does."""
+
+    weight: Array  # (B, 1, 1), 1 where kept, else 0
+    open: bool
+
+    @classmethod
+    def of(cls, keep: np.ndarray, ref: Array) -> Switch:
+        """From (B,) of 1 and 0, on the device and in the dtype of `ref`."""
+        weight = ops.asarray(keep.reshape(-1, 1, 1).astype(np.float32), ref)
+        return cls(ops.like(weight, ref), bool(keep.any()))
+
+
 def split_heads(x: Array, heads: int) -> Array:
     """(B, T, N*D) -> (B, N, T, D)."""
     return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
@@ -68,23 +82,22 @@ class Attention:
         rope: Rope | None = None,
         context_rope: Rope | None = None,
         bias: Array | None = None,
-        keep: np.ndarray | None = None,
+        keep: Switch | None = None,
     ) -> Array:
         """x (B, T, C), context (B, S, C') -> (B, T, C).
 
         `context_rope` rotates the keys (default: `rope`). `bias` (B, 1, T, S) is additive.
-        `keep` (B,), 1 or 0 per sample: 0 passes the values through without attention (STG).
+        Samples that `keep` leaves out pass their values through without attention (STG).
         """
         source = x if context is None else context
         v = self.to_v(source)
-        if keep is not None and not keep.any():
+        if keep is not None and not keep.open:
             out = v
         else:
             ropes = rope, rope if context_rope is None else context_rope
             out = self._attend(x, source, v, ropes, bias)
-            if keep is not None and not keep.all():
-                weight = ops.like(ops.asarray(keep.reshape(-1, 1, 1).astype(np.float32), x), x)
-                out = out * weight + v * (1 - weight)
+            if keep is not None:
+                out = out * keep.weight + v * (1 - keep.weight)
         if self.to_gate_logits is not None:
             out = self._gate(out, self.to_gate_logits(x))
         return self.to_out(out)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ltx2 import ops
 from ltx2.nn.lora import Factors, Fused, weight_delta
-from ltx2.nn.quant import QuantisedLinear
+from ltx2.nn.quant import QuantisedLinear, scalar
 from ltx2.ops import Array
 
 # The largest value of e4m3; larger ones must be clamped before the cast or become NaN.
@@ -27,6 +27,7 @@ def quantised(x: Array, factor: float | Array) -> Array:
 class Fp8Linear(QuantisedLinear):
     """(..., in) -> (..., out); `weight` holds e4m3 codes, the scales are floats.
 
+    It computes with `scales`, the same as arrays: compiled code is made for every float it meets.
     `multiplies` also rounds the activations to float8, for the devices' own float8 products.
     """
 
@@ -35,6 +36,12 @@ class Fp8Linear(QuantisedLinear):
     input_scale: float | None
     bias: Array | None = None
     multiplies: bool = False
+    scales: tuple[Array, Array | None] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        given = self.input_scale
+        own = None if given is None else scalar(given, self.weight)
+        self.scales = scalar(self.weight_scale, self.weight), own
 
     @classmethod
     def requantised(
@@ -59,7 +66,7 @@ class Fp8Linear(QuantisedLinear):
 
     def dequantised(self) -> Array:
         """The weight (out, in) as float32."""
-        return ops.from_fp8(self.weight) * self.weight_scale
+        return ops.from_fp8(self.weight) * self.scales[0]
 
     def __call__(self, x: Array) -> Array:
         """With the weight unpacked to the dtype of `x`, or in float8 if the layer `multiplies`."""
@@ -72,13 +79,13 @@ class Fp8Linear(QuantisedLinear):
     def fast(self, x: Array) -> Array:
         """The product of float8 activations and float8 weights, as float8 hardware computes it."""
         scale = self._input_scale(x)
-        y = ops.fp8_linear(quantised(x, 1 / scale), self.weight, scale * self.weight_scale)
+        y = ops.fp8_linear(quantised(x, 1 / scale), self.weight, scale * self.scales[0])
         return ops.like(y if self.bias is None else y + ops.f32(self.bias), x)
 
-    def _input_scale(self, x: Array) -> float | Array:
+    def _input_scale(self, x: Array) -> Array:
         """The file's, or where it has none what makes the largest of `x` the format's largest."""
-        if self.input_scale is not None:
-            return self.input_scale
+        if self.scales[1] is not None:
+            return self.scales[1]
         wide = ops.f32(x.reshape(-1, x.shape[-1]))
         most = ops.amax(ops.where(wide < 0, -wide, wide), (0, 1))
         # (1,), so that it broadcasts over activations of any rank.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
 from einops import rearrange
 
 from ltx2 import ops
@@ -13,6 +14,11 @@ from ltx2.ops import Array
 
 # Inputs that share a scale in NVFP4; rows and columns of the tiles in which the scales stand.
 NVFP4_GROUP, TILE_ROWS, TILE_COLUMNS = 16, 128, 4
+
+
+def scalar(value: float, ref: Array) -> Array:
+    """A float32 array () on the device of `ref`."""
+    return ops.asarray(np.asarray(value, np.float32), ref)
 
 
 class QuantisedLinear:
@@ -71,8 +77,12 @@ class NvFp4Linear(QuantisedLinear):
     weight_scale: Array  # e4m3 codes in tiles of 128 rows and 4 columns
     weight_scale_2: float
     bias: Array | None = None
+    scale: Array = field(init=False, repr=False)  # weight_scale_2, as `Fp8Linear.scales`
 
     group: ClassVar[int] = NVFP4_GROUP
+
+    def __post_init__(self) -> None:
+        self.scale = scalar(self.weight_scale_2, self.weight)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -82,7 +92,7 @@ class NvFp4Linear(QuantisedLinear):
         out, width = self.shape
         scales = untiled(ops.from_fp8(self.weight_scale), out, width // self.group)
         values = ops.from_fp4(self.weight).reshape(out, -1, self.group)
-        return (values * (scales * self.weight_scale_2)[..., None]).reshape(out, width)
+        return (values * (scales * self.scale)[..., None]).reshape(out, width)
 
 
 def tiled_shape(rows: int, columns: int) -> tuple[int, int]:

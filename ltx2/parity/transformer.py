@@ -6,6 +6,7 @@ import numpy as np
 
 from ltx2.models.transformer import Perturbations, Stream, Transformer, denoised
 from ltx2.models.transformer_config import STREAMS
+from ltx2.nn.attention import Switch
 from ltx2.parity.registry import Case, component
 from ltx2.pipelines.components.transformer import load_transformer
 from ltx2.weights.header import read_header
@@ -79,6 +80,6 @@ def submodules(case: Case) -> dict[str, np.ndarray]:
         "gate_a2v": gate[:, 0],
         "feed_forward": layers.ff(x),
         "attention_unrotated": layers.attn1(x),
-        "attention_bypassed": layers.attn1(x, keep=np.zeros(x.shape[0], np.float32)),
+        "attention_bypassed": layers.attn1(x, keep=Switch.of(np.zeros(x.shape[0]), x)),
     }
     return {name: case.numpy(value) for name, value in outputs.items()}

@@ -15,8 +15,8 @@ from ltx2 import ops
 from ltx2.diffusion.conditioning import AudioIndex, LatentIndex
 from ltx2.errors import UserError
 from ltx2.media.audio import read_audio, resample, to_stereo
-from ltx2.media.video import iterate_frames, read_metadata, read_video
 from ltx2.models.latents import pack_audio
+from ltx2.pipelines.clips import clip_sound_path, input_metadata, iterate_input, read_input
 from ltx2.pipelines.latents import Latents
 from ltx2.pipelines.plan import Plan
 
@@ -29,7 +29,7 @@ def check_extension(plan: Plan) -> None:
     given, time = plan.settings.input, plan.scale.time
     if given.side not in SIDES:
         raise UserError(f"input.side={given.side} is unknown; use after or before")
-    frames = read_metadata(given.video).frames
+    frames = input_metadata(plan.settings).frames
     most = min(frames, plan.frames - time)
     overlap = overlap_frames(plan)
     if overlap < 1 or (overlap - 1) % time or overlap > most:
@@ -50,12 +50,12 @@ def overlap_frames(plan: Plan) -> int:
 
 
 def source_window(plan: Plan) -> tuple[np.ndarray, float]:
-    """The overlapping frames (F, H, W, 3) uint8 of the given clip and the second they begin at."""
-    path, overlap = plan.settings.input.video, overlap_frames(plan)
-    if plan.settings.input.side == "before":
-        return read_video(path, overlap)[0], 0.0
-    first = read_metadata(path).frames - overlap
-    frames = [f for i, f in enumerate(iterate_frames(path)) if i >= first]
+    """The overlapping frames (F, H, W, 3) of the given clip and the second they begin at."""
+    settings, overlap = plan.settings, overlap_frames(plan)
+    if settings.input.side == "before":
+        return read_input(settings, overlap), 0.0
+    first = input_metadata(settings).frames - overlap
+    frames = [f for i, f in enumerate(iterate_input(settings)) if i >= first]
     return np.stack(frames), first / plan.fps
 
 
@@ -78,7 +78,7 @@ def extension_items(plan: Plan, source: Latents) -> list[Any]:
 
 def output_frames(plan: Plan) -> int:
     """Frames of the joined clip."""
-    return read_metadata(plan.settings.input.video).frames + plan.frames - overlap_frames(plan)
+    return input_metadata(plan.settings).frames + plan.frames - overlap_frames(plan)
 
 
 def joined_seams(plan: Plan, frames: list[int]) -> list[int]:
@@ -115,10 +115,10 @@ def _cut(chunks: Iterator[np.ndarray], start: int, stop: int) -> Iterator[np.nda
 
 def joined_sound(plan: Plan, made: np.ndarray, rate: int) -> np.ndarray:
     """The given clip's sound (2, N) and the new part of `made`, faded into each other."""
-    clip = read_metadata(plan.settings.input.video)
+    clip, path = input_metadata(plan.settings), clip_sound_path(plan.settings)
     new_seconds = (plan.frames - overlap_frames(plan)) / plan.fps
     length = round(clip.frames / plan.fps * rate)
-    sound = read_audio(plan.settings.input.video)
+    sound = read_audio(path) if path else None
     own = np.zeros((2, length), np.float32)
     if sound is not None:
         resampled = resample(to_stereo(sound[0]), sound[1], rate)[:, :length]

@@ -47,14 +47,6 @@ def check_hdr(settings: Settings) -> None:
     for name, item in settings.conditioning.items():
         if item.strength != 0:
             _check_condition(f"conditioning.{name}", item, output.format, hdr)
-    media = [settings.input.video, settings.input.mask]
-    if hdr and any(media):
-        raise UserError(
-            f"output={output.format} cannot be combined with input.video or input.mask, which are"
-            " SDR; use output=mp4"
-        )
-    if is_exr(settings.input.video or "x"):
-        raise UserError(f"input.video={settings.input.video}: EXR clips are taken as conditions")
 
 
 def _check_condition(key: str, item: ConditioningSettings, output: str, hdr: bool) -> None:
@@ -99,4 +91,9 @@ def prepared_codes(
         codes = read_codes(item.path, item.colour_space, most)
     else:
         codes = read_hlg(item.path, most)
+    return prepared(codes, height, width)
+
+
+def prepared(codes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Codes (F, H, W, 3) -> (1, F, height, width, 3) float32 in [-1, 1], cover-resized."""
     return cover_resize(codes, height, width)[None] * np.float32(2) - np.float32(1)

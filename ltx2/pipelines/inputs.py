@@ -10,6 +10,7 @@ from ltx2.errors import UserError, nearest
 from ltx2.media.control import IMAGE_SUFFIXES, check_reference
 from ltx2.media.images import read_image
 from ltx2.media.video import read_metadata
+from ltx2.pipelines.clips import check_input_clip, input_metadata, sound_path
 from ltx2.pipelines.extension import check_extension
 from ltx2.pipelines.files import active_loras
 from ltx2.pipelines.hdr import check_hdr, clip_length, is_exr
@@ -25,6 +26,7 @@ KINDS = ("image", "video", "reference")
 def check_inputs(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
     """Raise UserError for a condition or input that cannot be fully used."""
     check_hdr(plan.settings)
+    check_input_clip(plan.settings)
     for name, item in plan.settings.conditioning.items():
         _check_condition(f"conditioning.{name}", item, plan, stages)
     _check_overwritten(plan)
@@ -194,13 +196,14 @@ def _check_input_files(plan: Plan, stages: tuple[StagePlan, ...]) -> None:
             raise UserError(
                 "an inpainting needs input.mask=FILE: a picture or video, white = generate"
             )
-        _check_mask("input.mask", given.mask, plan.frames, picture_size(given.video))
+        clip = input_metadata(plan.settings)
+        _check_mask("input.mask", given.mask, plan.frames, (clip.height, clip.width))
     if given.video:
-        _check_rate(given.video, plan.fps)
+        _check_rate(plan, given.video)
     if not 0 <= given.audio_start < math.inf:
         raise UserError(f"input.audio_start={given.audio_start} is not a time; use 0 or seconds")
     needs_sound = heard or referenced or ("audio" in frozen and "audio" in encoded)
-    source = given.audio or given.video
+    source = sound_path(plan.settings)
     if needs_sound and not source:
         raise UserError(f"pipeline={name} starts from sound; set input.audio=FILE")
     if needs_sound:
@@ -222,9 +225,9 @@ def _check_mask(key: str, path: str, frames: int, size: tuple[int, int] | None) 
         )
 
 
-def _check_rate(path: str, fps: float) -> None:
+def _check_rate(plan: Plan, path: str) -> None:
     """Pictures at another rate would be out of step with seconds, positions and sound."""
-    own = float(read_metadata(path).fps)
+    own, fps = float(input_metadata(plan.settings).fps), plan.fps
     if abs(fps - own) > 1e-3 * own:
         raise UserError(f"fps={fps:g} is not the rate of {path}, {own:g}; drop fps or convert it")
 

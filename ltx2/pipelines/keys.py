@@ -11,6 +11,7 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
+from ltx2.pipelines.clips import sound_path
 from ltx2.pipelines.conditions import stage_conditions
 from ltx2.pipelines.decode_stage import INPUT
 from ltx2.pipelines.decoding import border_of
@@ -119,9 +120,11 @@ class Keys:
         read = self._shape(stage) | {"audio_start": given.audio_start, "fps": plan.fps}
         if "video" in stage.settings.streams:
             read["video"] = content_hash(given.video)
+            if given.colour_space or is_hdr(plan.settings):
+                read["light"] = [given.colour_space, is_hdr(plan.settings)]
             read["video dtype"] = self._dtypes["video_vae"]
-        if "audio" in stage.settings.streams and (given.audio or given.video):
-            read["audio"] = content_hash(given.audio or given.video)
+        if "audio" in stage.settings.streams and (sound := sound_path(plan.settings)):
+            read["audio"] = content_hash(sound)
             read["audio dtype"] = self._dtypes["audio_vae"]
         if stage.settings.extend:
             read["extend"] = [given.side, overlap_frames(plan)]

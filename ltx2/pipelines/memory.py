@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ltx2.errors import UserError, nearest
-from ltx2.models.tokenizer import MAX_TOKENS
 from ltx2.pipelines.components.gemma import read_gemma
 from ltx2.pipelines.plan import Plan, StagePlan
 from ltx2.pipelines.quantisation import block_quantisation, text_quantisation
@@ -89,6 +88,26 @@ def check_memory(settings: Settings) -> None:
             f"lora.{fused}.fused=true changes weights in memory, which memory.transformer=stream"
             f" does not keep; set lora.{fused}.fused=false"
         )
+
+
+def check_compiled(given: MemorySettings, backend: Any, streaming: Streaming | None = None) -> None:
+    """Raise UserError where blocks would be compiled that are streamed, by wish or by choice.
+
+    Compiled programs and graphs stand on weights that stay where they are.
+    """
+    mode = getattr(backend, "compile", "off")
+    if mode == "off" or (given.transformer != "stream" and streaming is None):
+        return
+    asked = f"backend.compile={mode} needs the transformer's weights in memory"
+    if given.transformer == "stream":
+        raise UserError(
+            f"{asked}, not memory.transformer=stream; use memory.transformer=resident or"
+            " backend.compile=off"
+        )
+    raise UserError(
+        f"{asked}, into which they do not fit; use quant.blocks=int8, which takes less, or"
+        " backend.compile=off"
+    )
 
 
 def choose(
@@ -201,7 +220,7 @@ def text_need(plan: Plan, dtype: str, prompts: int) -> Need:
         for shard in files.shards
     ]
     config = files.config
-    state = MAX_TOKENS * config.hidden * item
+    state = files.sequence * config.hidden * item
     states = prompts * (len(config.layer_types) + 1)
     need = _weights(parts, text_quantisation(plan.settings), item)
     return replace(need, working=(states + ROWS_AT_ONCE) * state)

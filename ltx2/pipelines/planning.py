@@ -11,10 +11,10 @@ import logging
 from fractions import Fraction
 
 from ltx2.errors import UserError, nearest
-from ltx2.media.video import read_metadata
 from ltx2.models.latents import (
     video_latent_shape,
 )
+from ltx2.pipelines.clips import check_input_clip, input_metadata
 from ltx2.pipelines.components.audio import audio_geometry
 from ltx2.pipelines.components.transformer import transformer_config
 from ltx2.pipelines.components.upsampler import upsampled_grid, upsampler_kind
@@ -130,7 +130,8 @@ def with_input_size(settings: Settings) -> Settings:
     if not path:
         name = settings.pipeline.name
         raise UserError(f"pipeline={name} starts from a clip; set input.video=FILE")
-    clip = read_metadata(path)
+    check_input_clip(settings)
+    clip = input_metadata(settings)
     # An extension's length is its own; everything else lasts as long as the clip.
     extends = any(stage.extend for stage in settings.pipeline.stages)
     return dataclasses.replace(
@@ -155,7 +156,7 @@ def _clip_frames(settings: Settings) -> int | None:
     """Length of the clip that the run cannot outlast; None for an extension, or without a clip."""
     if not _uses_clip(settings) or any(stage.extend for stage in settings.pipeline.stages):
         return None
-    return read_metadata(settings.input.video).frames
+    return input_metadata(settings).frames
 
 
 def fill_preset(settings: Settings) -> Settings:

@@ -22,6 +22,7 @@ from ltx2.diffusion.loop import Sampler
 from ltx2.diffusion.noise import NoiseSource, TorchNoise
 from ltx2.diffusion.state import LatentState
 from ltx2.models.transformer import Transformer
+from ltx2.models.transformer_block import Block
 from ltx2.ops import Array
 from ltx2.pipelines.checks import Checks
 from ltx2.pipelines.components.text import TextContext
@@ -41,7 +42,7 @@ from ltx2.pipelines.extension import extension_items
 from ltx2.pipelines.keeper import Keeper, Keeping
 from ltx2.pipelines.latents import Latents, StateBuilder
 from ltx2.pipelines.loras import LoraStack, StageContexts
-from ltx2.pipelines.memory import choose, transformer_need
+from ltx2.pipelines.memory import check_compiled, choose, transformer_need
 from ltx2.pipelines.noise import CountedNoise, DeviceNoise
 from ltx2.pipelines.observation import Observe, Observer
 from ltx2.pipelines.passes import stage_passes
@@ -103,6 +104,7 @@ class Runner:
     ) -> None:
         settings = plan.settings
         check_device(settings, backend)
+        check_compiled(settings.memory, backend)
         self.plan, self.backend, self.dtypes = plan, backend, dtypes
         self.progress: Progress = Quiet()
         self.outcome = Outcome(Phases(backend), Checks(settings.checks))
@@ -335,6 +337,7 @@ class Runner:
             key = self._key()
             kept = None if self.resident is None else self.resident.find(TRANSFORMER, key)
             self._transformer = kept or self._loaded()
+            self._transformer.run_block = self.backend.compiled(Block.__call__)
         assert stage.sigmas is not None
         self._loras.attach(self._transformer, stage.settings, stage.sigmas[0])
         return self._transformer
@@ -347,6 +350,7 @@ class Runner:
             streams = tuple(self.plan.streams)
             need, free = transformer_need(self.plan, dtype), self.backend.free_bytes()
             streaming = choose(self.plan, "transformer", need, free, self.outcome.statistics)
+            check_compiled(self.plan.settings.memory, self.backend, streaming)
             how = block_quantisation(self.plan.settings)
             transformer = load_transformer(header, self.backend, dtype, streams, streaming, how)
             self.progress.advance()

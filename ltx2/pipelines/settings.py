@@ -249,10 +249,12 @@ class InputSettings:
     anew the streams of `regenerate`; `mask` is a picture or video, white where an inpainting
     generates. An extension goes `after` or `before` the clip (`side`) and sees `overlap` frames of
     it. `frozen_noise` starts kept streams from noise labelled clean, as the reference does.
-    `latents` is a file that an earlier run with save_latents=true left.
+    `latents` is a file that an earlier run with save_latents=true left. `colour_space` says what
+    the numbers of EXR frames are: srgb_linear, acescg or acescct.
     """
 
     video: str = ""
+    colour_space: str = ""
     audio: str = ""
     latents: str = ""
     audio_start: float = 0.0

@@ -11,14 +11,15 @@ from ltx2 import ops
 from ltx2.errors import UserError
 from ltx2.media.audio import read_audio, to_stereo
 from ltx2.media.pixels import cover_resize, to_unit_range
-from ltx2.media.video import iterate_frames, read_video
 from ltx2.models.latents import Grid
 from ltx2.models.tiling import Tiling, auto_tiling, tiled_encode
 from ltx2.models.video_vae import VideoEncoder
 from ltx2.ops import Array
+from ltx2.pipelines.clips import iterate_input, read_input, sound_path
 from ltx2.pipelines.components.audio import encode_audio, load_audio_encoder
 from ltx2.pipelines.components.video import load_video_encoder
 from ltx2.pipelines.extension import source_window
+from ltx2.pipelines.hdr import is_hdr, prepared
 from ltx2.pipelines.latents import Latents
 from ltx2.pipelines.plan import Plan, StagePlan
 
@@ -38,8 +39,8 @@ def encode_source(plan: Plan, stage: StagePlan, backend: Any, dtypes: dict[str, 
             frames, begin = source_window(plan)
             seconds = len(frames) / plan.fps
         else:
-            frames = read_video(plan.settings.input.video, plan.frames)[0]
-        pixels = prepared_clip(frames, stage.height, stage.width)
+            frames = read_input(plan.settings, plan.frames)
+        pixels = _prepared(plan, frames, stage.height, stage.width)
         video = encode_clip(encoder, pixels, plan, backend, dtypes["video_vae"])
         del encoder
     sound = input_waveform(plan, begin, seconds) if "audio" in stage.settings.streams else None
@@ -91,7 +92,9 @@ def input_waveform(
     The window is by default that of the clip.
     """
     given = plan.settings.input
-    path = given.audio or given.video
+    path = sound_path(plan.settings)
+    if not path:
+        return None
     start = given.audio_start if begin is None else begin
     sound = read_audio(path, start, plan.frames / plan.fps if seconds is None else seconds)
     if sound is None:
@@ -104,7 +107,7 @@ def input_waveform(
 def input_frames(plan: Plan, most: int | None = None) -> Iterator[np.ndarray]:
     """The input clip's first `most` frames, (f, H, W, 3) float32 in [0, 1], at the run's size."""
     chunk: list[np.ndarray] = []
-    for index, frame in enumerate(iterate_frames(plan.settings.input.video)):
+    for index, frame in enumerate(iterate_input(plan.settings)):
         if index == most:
             break
         chunk.append(frame)
@@ -115,7 +118,15 @@ def input_frames(plan: Plan, most: int | None = None) -> Iterator[np.ndarray]:
         yield _shown(np.stack(chunk), plan)
 
 
+def _prepared(plan: Plan, frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Frames (F, H, W, 3) of the input clip -> (1, F, height, width, 3) float32 in [-1, 1]."""
+    if not is_hdr(plan.settings):
+        return prepared_clip(frames, height, width)
+    return prepared(frames, height, width)
+
+
 def _shown(frames: np.ndarray, plan: Plan) -> np.ndarray:
     if frames.shape[1:3] != (plan.height, plan.width):
         frames = cover_resize(frames, plan.height, plan.width)
-    return np.asarray(frames, np.float32) / np.float32(255)
+    most = np.float32(1 if is_hdr(plan.settings) else 255)
+    return np.asarray(frames, np.float32) / most

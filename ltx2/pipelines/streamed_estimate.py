@@ -26,22 +26,22 @@ class Passing:
     """Bytes of a model whose blocks pass through memory.
 
     `outside`: what is no block, as it is held; `stored`: all blocks in the file; `largest`: of one
-    of them in the file; `loaded`: of one as it is held; `copied`: whether that is another copy.
+    of them in the file; `loaded`: of one as it is held; `copied`: what of that is not its bytes in
+    the file but another copy.
     """
 
     outside: int
     stored: int
     largest: int
     loaded: int
-    copied: bool
+    copied: int
 
     def held(self, given: Streaming, in_process: bool) -> int:
         """What is in memory at a time; of a device's only what is on it."""
-        blocks = LOADED * self.loaded if self.copied or not in_process else 0
         if not in_process:
-            return self.outside + blocks
+            return self.outside + LOADED * self.loaded
         read = self.stored if given.source == RAM else (given.ahead + 1) * self.largest
-        return self.outside + min(read, self.stored) + blocks
+        return self.outside + min(read, self.stored) + LOADED * self.copied
 
 
 def passing_transformer(plan: Plan, dtype: str) -> Passing:
@@ -99,15 +99,26 @@ def _passing(header: Header, names: Iterable[str], how: Quantisation, dtype: str
         found = BLOCKS.search(name)
         (blocks.setdefault(found[0], []) if found else outside).append(name)
     sizes = [_stored(header, own) for own in blocks.values()]
-    loaded = max((held_bytes(header, own, how, item) for own in blocks.values()), default=0)
-    copied = how.at_load or any(
-        STORED.get(header.tensors[name].dtype) not in (None, dtype)
+    copies = [
+        [name for name in own if how.at_load or _converted(header.tensors[name], dtype)]
         for own in blocks.values()
-        for name in own
-    )
+    ]
     return Passing(
-        held_bytes(header, outside, how, item), sum(sizes), max(sizes, default=0), loaded, copied
+        held_bytes(header, outside, how, item),
+        sum(sizes),
+        max(sizes, default=0),
+        _most(header, blocks.values(), how, item),
+        _most(header, copies, how, item),
     )
+
+
+def _converted(info: TensorInfo, dtype: str) -> bool:
+    """Whether the tensor is a float of another dtype; quantised ones stay as they are."""
+    return STORED.get(info.dtype, dtype) != dtype
+
+
+def _most(header: Header, blocks: Iterable[list[str]], how: Quantisation, item: int) -> int:
+    return max((held_bytes(header, own, how, item) for own in blocks), default=0)
 
 
 def _stored(header: Header, names: Iterable[str]) -> int:

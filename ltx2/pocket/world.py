@@ -26,7 +26,7 @@ BACKGROUNDS: Mapping[str, Rgb] = {
 }  # fmt: skip
 SHAPES = ("circle", "square", "triangle", "cross")
 # Radii in shorter sides; two objects have less room each.
-SIZES = {"small": 0.15, "big": 0.24}
+SIZES = {"small": 0.18, "big": 0.28}
 DIRECTIONS: Mapping[str, tuple[int, int]] = {
     "left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1),
     "up left": (-1, -1), "up right": (1, -1), "down left": (-1, 1), "down right": (1, 1),
@@ -47,18 +47,19 @@ TIMBRES = {
 LOUDNESS = {"small": 0.18, "big": 0.42}
 CLICK_HZ, CLICK_SECONDS, CLICK_LEVEL = 3000, 0.04, 0.5
 PAN_FLOOR = 0.003
+PAN_EDGES = (0.18, 0.82)
 HOP_SECONDS = 0.01
-# Shares of the room that a straight path covers; turns; ground contacts; largest by smallest radius.
-_COVERED = {"slow": 0.45, "fast": 0.95}
-_TURNS = {"slow": 1, "fast": 2}
+# Share of the room a straight path covers; turns; ground contacts; largest by smallest radius.
+COVERED = {"slow": 0.45, "fast": 0.95}
+TURNS = {"slow": 1, "fast": 2}
 CONTACTS = {"slow": 2, "fast": 4}
-_GROWTH = {"slow": 1.6, "fast": 2.4}
-_PAIR_SIZE = 0.85
-_MARGIN = 0.04
+GROWTH = {"slow": 1.6, "fast": 2.4}
+PAIR_SIZE = 0.85
+MARGIN = 0.04
 # Width of a blurry outline, in shorter sides; brightness of dim clips and of every other pair of
 # flickering frames.
-_BLUR = 0.16
-_DIM, _FLICKER = 0.4, 0.55
+BLUR = 0.16
+DIM, FLICKER = 0.4, 0.55
 # The share of training clips that have a flaw.
 FLAWED = 0.08
 # One combination in eight is kept from training.
@@ -113,7 +114,8 @@ def draw_scene(
 def _draw_thing(rng: np.random.Generator) -> Thing:
     pick = [str(rng.choice(words)) for words in (SHAPES, tuple(COLOURS), tuple(SIZES), MOTIONS)]
     speed = str(rng.choice(SPEEDS))
-    return Thing(*pick, speed="slow" if pick[3] == "still" else speed)
+    shape, colour, size, motion = pick
+    return Thing(shape, colour, size, motion, "slow" if motion == "still" else speed)
 
 
 @dataclass(frozen=True)
@@ -145,34 +147,30 @@ class Take:
         for index, (thing, chance) in enumerate(zip(self.scene.things, self.chance, strict=True)):
             part = aspect[0] / count
             box = (index * part, 0.0, (index + 1) * part, aspect[1])
-            shrink = _PAIR_SIZE if count == 2 else 1.0
+            shrink = PAIR_SIZE if count == 2 else 1.0
             tracks.append(_track(thing, chance, box, shrink, frames))
         return tracks
 
-    def frames(
-        self, frames: int, height: int, width: int, part: slice = slice(None)
-    ) -> np.ndarray:
+    def frames(self, frames: int, height: int, width: int, part: slice = slice(None)) -> np.ndarray:
         """(F, H, W, 3) float32 in [0, 1], anti-aliased: those frames of the clip in `part`."""
         pixel, count = 1 / min(height, width), len(range(frames)[part])
         clip = np.empty((count, height, width, 3), np.float32)
         clip[:] = BACKGROUNDS[self.scene.background]
         rows = ((np.arange(height) + 0.5) * pixel).astype(np.float32)[None, :, None]
         columns = ((np.arange(width) + 0.5) * pixel).astype(np.float32)[None, None, :]
-        for thing, track in zip(
-            self.scene.things, self.tracks(frames, height, width), strict=True
-        ):
+        for thing, track in zip(self.scene.things, self.tracks(frames, height, width), strict=True):
             x, y, radius = (
                 a[part].astype(np.float32)[:, None, None] for a in (track.x, track.y, track.radius)
             )
             distance = signed_distance(thing.shape, (columns - x) / radius, (rows - y) / radius)
-            ramp = _BLUR if self.scene.flaw == "blurry" else pixel
+            ramp = BLUR if self.scene.flaw == "blurry" else pixel
             cover = np.clip(0.5 - distance * radius / np.float32(ramp), 0, 1)[..., None]
             clip += cover * (np.asarray(COLOURS[thing.colour], np.float32) - clip)
         if self.scene.flaw == "dim":
-            clip *= np.float32(_DIM)
+            clip *= np.float32(DIM)
         if self.scene.flaw == "flickering":
             dark = np.arange(frames)[part] // 2 % 2 == 1
-            clip[dark] *= np.float32(_FLICKER)
+            clip[dark] *= np.float32(FLICKER)
         return clip
 
     def sound(self, seconds: float, rate: int, aspect: float = 1.0) -> np.ndarray:
@@ -198,8 +196,11 @@ class Take:
 def pan_gains(position: np.ndarray) -> np.ndarray:
     """(2, N) gains of left and right for positions 0 (left edge) to 1.
 
-    Squared-linear: a gentler law is lost in the log spectrogram.
+    Squared-linear between PAN_EDGES, all to one side beyond: a gentler law is lost in the log
+    spectrogram.
     """
+    low, high = PAN_EDGES
+    position = np.clip((position - low) / (high - low), 0, 1)
     return np.stack([(1 - position) ** 2, position**2]) + PAN_FLOOR
 
 
@@ -221,8 +222,13 @@ def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     raise ValueError(f"shape '{shape}' is unknown; use one of {', '.join(SHAPES)}")
 
 
+def reach_of(radius: float) -> float:
+    """How close to the frame's edge or the other half the centre of a thing may come."""
+    return radius * 1.05 + MARGIN
+
+
 def _radius(thing: Thing, count: int) -> float:
-    return SIZES[thing.size] * (_PAIR_SIZE if count == 2 else 1.0)
+    return SIZES[thing.size] * (PAIR_SIZE if count == 2 else 1.0)
 
 
 def _track(
@@ -235,18 +241,19 @@ def _track(
     u = np.linspace(0, 1, frames)
     radius = np.full(frames, SIZES[thing.size] * shrink * (0.94 + 0.12 * chance[2]))
     if thing.motion == "growing":
-        growth = _GROWTH[thing.speed]
+        growth = GROWTH[thing.speed]
         radius = radius * (1 + (growth - 1) * u) * 2 / (1 + growth)
-    reach = radius.max() * 1.05 + _MARGIN
+    reach = reach_of(float(radius.max()))
     low = np.array([box[0] + reach, box[1] + reach])
     high = np.maximum(np.array([box[2] - reach, box[3] - reach]), low)
     room = high - low
     centre = low + room * np.array([0.2 + 0.6 * chance[0], 0.2 + 0.6 * chance[1]])
-    path, contacts = np.repeat(centre[None], frames, 0), ()
+    path = np.repeat(centre[None], frames, 0)
+    contacts: tuple[float, ...] = ()
     if thing.motion in DIRECTIONS:
         path = _straight(thing, centre, (low, room), chance[3], u)
     elif thing.motion == "circling":
-        turn = 2 * np.pi * (_TURNS[thing.speed] * u + chance[3])
+        turn = 2 * np.pi * (TURNS[thing.speed] * u + chance[3])
         orbit = 0.5 * room.min() * (0.85 + 0.15 * chance[2])
         middle = np.clip(centre, low + orbit, high - orbit)
         path = middle + orbit * np.stack([np.cos(turn), np.sin(turn)], -1)
@@ -271,7 +278,7 @@ def _straight(
     way = np.array(DIRECTIONS[thing.motion], float)
     # A diagonal rises as much as it goes aside, so that its angle is clear in any frame.
     length = room if not way.all() else np.full(2, room.min())
-    length = length * _COVERED[thing.speed]
+    length = length * COVERED[thing.speed]
     start = low + (room - length) * chance
     u = u[:, None]
     forward = start + length * np.where(way > 0, u, 1 - u)

@@ -163,8 +163,9 @@ class FlowObjective:
             sigma = part.sigma.astype(np.float32)
             streams.append(Stream(latent, levels, sigma, part.positions, context))
         model = transformer or self.transformer
-        outputs = model(streams[0], streams[1], trace=trace)
-        return outputs[0].float(), outputs[1].float()
+        x, y = model(streams[0], streams[1], trace=trace)
+        assert x is not None and y is not None
+        return x.float(), y.float()
 
     def evaluate(self) -> dict[str, float]:
         """Flow losses on held-out clips with fixed noise, by range of sigma."""
@@ -172,7 +173,7 @@ class FlowObjective:
         figures: dict[str, list[float]] = {}
         for bucket in self.held_out.buckets:
             rows = np.arange(min(bucket.batch, len(bucket.scenes)))
-            captions = [bucket.caption(row, rng, full=True) for row in rows]
+            captions = [bucket.caption(int(row), rng, full=True) for row in rows]
             contexts = self.text(captions, self.transformer)
             video, audio = self.batch(bucket, rows, "generate", rng)
             outputs = self.velocities(video, audio, contexts)

@@ -78,5 +78,3 @@ def scene_of(entry: dict) -> Scene:
     """A scene from its JSON form."""
     things = tuple(Thing(**thing) for thing in entry["things"])
     return Scene(entry["background"], things, entry["sound"], entry["flaw"])
-
-

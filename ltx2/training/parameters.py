@@ -87,14 +87,19 @@ class Leaves:
                 masters[name], working[name] = value, used
         return cls(masters, working)
 
-    def collect(self) -> list[Tensor]:
-        """Masters with the gradients of this step, in float32; unused ones are left out."""
+    def collect(self, complete: bool = False) -> list[Tensor]:
+        """Masters with the gradients of this step, in float32.
+
+        Those that the step did not use are left out, or with `complete` have zeros.
+        """
         found = []
         for name, working in self.working.items():
             master = self.masters[name]
             if master is not working:
                 master.grad = None if working.grad is None else working.grad.float()
                 working.grad = None
+            if master.grad is None and complete:
+                master.grad = torch.zeros_like(master)
             if master.grad is not None:
                 found.append(master)
         return found

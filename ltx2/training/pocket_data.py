@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import maximum_filter
 
 from ltx2.pocket.world import BACKGROUNDS, Take, held_out_scene, training_scene
 
@@ -26,10 +27,11 @@ class ClipShape:
 
 @dataclass(frozen=True)
 class RenderedClips:
-    """Training clips of several shapes; pixels of things weigh `emphasis` times the background."""
+    """Training clips of several shapes; pixels in and around things weigh `emphasis`
+    times the background."""
 
     shapes: Sequence[ClipShape]
-    emphasis: float = 3.0
+    emphasis: float = 6.0
     plain_until: int = 150
 
     def __call__(self, rng: np.random.Generator, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -43,9 +45,12 @@ class RenderedClips:
             piece = slice(first, first + shape.frames)
             take = Take.draw(scene, rng)
             clip = take.frames(WORLD_FRAMES, shape.height, shape.width, piece)
-            away = np.abs(clip - np.float32(BACKGROUNDS[scene.background])).max(-1) > 0.02
+            away = (
+                np.abs(clip - np.asarray(BACKGROUNDS[scene.background], np.float32)).max(-1) > 0.02
+            )
             clips.append(clip)
-            weights.append(1 + (self.emphasis - 1) * away * (step >= self.plain_until))
+            near = maximum_filter(away, (1, 5, 5))
+            weights.append(1 + (self.emphasis - 1) * near * (step >= self.plain_until))
         return np.stack(clips), np.stack(weights).astype(np.float32)
 
 

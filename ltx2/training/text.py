@@ -1,4 +1,4 @@
-"""The text path as it is trained: captions to the contexts that the transformer reads, in batches."""
+"""The text path as it is trained: batches of captions to contexts for the transformer."""
 
 from __future__ import annotations
 

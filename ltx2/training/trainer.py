@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ltx2.errors import UserError
+from ltx2.nn.module import Slot
 from ltx2.training.checkpoint import (
     LATEST,
     load_state,
@@ -23,7 +24,8 @@ from ltx2.training.checkpoint import (
     restore_random_state,
     save_state,
 )
-from ltx2.training.parameters import Average, Leaves
+from ltx2.training.parameters import Average, Leaves, tensors
+from ltx2.training.peers import Peers
 from ltx2.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -88,14 +90,18 @@ class Trainer:
     folder: Path
     report: Callable[[int, dict[str, float]], None] = lambda step, figures: None
     fingerprint: str = ""  # of the configuration: another one does not resume
+    peers: Peers = field(default_factory=Peers)
     step: int = 0
     seconds: float = 0.0
     _bad: int = 0
     _sums: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.rng = np.random.default_rng(self.options.seed)
-        torch.manual_seed(self.options.seed)
+        # The first worker draws what a single one would.
+        seed = self.options.seed
+        rank = self.peers.rank
+        self.rng = np.random.default_rng([seed, rank] if rank else seed)
+        torch.manual_seed(seed)
         trains = self.objective.trains
         self.leaves = Leaves.of(self.objective.modules, self.options.dtype, trains)
         self.average = Average.of(self.leaves, self.options.average)
@@ -103,7 +109,10 @@ class Trainer:
         matrices = [x for x in named.values() if x.ndim > 1]
         vectors = [x for x in named.values() if x.ndim <= 1]
         o = self.optimiser
-        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
         self.adam = torch.optim.AdamW(groups, o.lr, o.betas, o.eps, o.weight_decay)
         if (self.folder / LATEST).exists():
             self.resume(self.folder / LATEST)
@@ -115,7 +124,7 @@ class Trainer:
             self._one_step()
             self.seconds, begun = self.seconds + time.perf_counter() - begun, time.perf_counter()
             last = self.step == self.options.steps
-            if self.step % self.options.evaluate_every == 0 or last:
+            if (self.step % self.options.evaluate_every == 0 or last) and self.peers.leads:
                 self._evaluate()
             if self.step % self.options.save_every == 0 or last:
                 self.save()
@@ -126,11 +135,12 @@ class Trainer:
             group["lr"] = rate
         loss, figures = self.objective.loss(self.step, self.rng)
         value = float(loss.detach())
-        if not math.isfinite(value):
+        if self.peers.any(not math.isfinite(value)):
             self._unfit(f"the loss is {value}")
             return
         loss.backward()
-        gradients = self.leaves.collect()
+        gradients = self.leaves.collect(complete=self.peers.count > 1)
+        self.peers.average([x.grad for x in gradients if x.grad is not None])
         norm = float(torch.nn.utils.clip_grad_norm_(gradients, self.options.clip))
         if not math.isfinite(norm):
             self._unfit(f"the gradient's norm is {norm}")
@@ -157,7 +167,7 @@ class Trainer:
     def _note(self, figures: dict[str, float]) -> None:
         for name, value in figures.items():
             self._sums.setdefault(name, []).append(value)
-        if self.step % self.options.log_every == 0:
+        if self.step % self.options.log_every == 0 and self.peers.leads:
             means = {name: float(np.mean(values)) for name, values in self._sums.items()}
             self._sums.clear()
             self.report(self.step, means | {"seconds": round(self.seconds, 1)})
@@ -183,46 +193,68 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state: masters, averages, moments, what is not trained, chance."""
-        tensors = {f"master.{n}": x for n, x in self.leaves.masters.items()}
-        tensors |= {f"average.{n}": x for n, x in self.average.values.items()}
+        random = self.peers.gather(random_state(self.rng))
+        if not self.peers.leads:
+            return
+        stored = {f"master.{n}": x for n, x in self.leaves.masters.items()}
+        stored |= {f"average.{n}": x for n, x in self.average.values.items()}
+        stored |= {f"frozen.{n}": slot.value for n, slot in self._frozen()}
         for name, x in self.leaves.masters.items():
             for key, value in self.adam.state.get(x, {}).items():
-                tensors[f"{key}.{name}"] = value
-        extra = getattr(self.objective, "state", dict)()
-        tensors |= {f"objective.{n}": x for n, x in extra.items()}
+                stored[f"{key}.{name}"] = value
+        extra: dict[str, Tensor] = getattr(self.objective, "state", dict)()
+        stored |= {f"objective.{n}": x for n, x in extra.items()}
         facts = {
             "step": self.step,
             "seconds": self.seconds,
             "fingerprint": self.fingerprint,
-            "random": random_state(self.rng),
+            "random": random,
         }
-        save_state(self.folder / LATEST, tensors, facts)
+        save_state(self.folder / LATEST, stored, facts)
+
+    def _frozen(self) -> Iterator[tuple[str, Slot]]:
+        """What belongs to the modules and is not trained, such as statistics."""
+        named = tensors(self.objective.modules)
+        return ((name, slot) for name, slot in named if name not in self.leaves.masters)
 
     def resume(self, path: Path) -> None:
         """Go on from a saved state. Raises UserError if it is not this run's."""
-        tensors, facts = load_state(path)
+        state, facts = load_state(path)
         if facts["fingerprint"] != self.fingerprint:
             raise UserError(
                 f"{path} belongs to another configuration; use its own, or another folder"
             )
-        self._adopt(tensors, path)
+        self._adopt(state, path)
         self.step, self.seconds = facts["step"], facts["seconds"]
-        restore_random_state(self.rng, facts["random"])
+        self._restore_chance(facts["random"])
         log.info("resumed from step %d of %s", self.step, path)
 
+    def _restore_chance(self, states: list[dict[str, Any]]) -> None:
+        if len(states) == self.peers.count:
+            restore_random_state(self.rng, states[self.peers.rank])
+            return
+        log.warning(
+            "the state is of %d workers, these are %d: chance begins anew",
+            len(states), self.peers.count,
+        )  # fmt: skip
+        self.rng = np.random.default_rng([self.options.seed, self.peers.rank, self.step])
+
     @torch.no_grad()
-    def _adopt(self, tensors: dict[str, Tensor], path: Path) -> None:
+    def _adopt(self, state: dict[str, Tensor], path: Path) -> None:
         for name, x in self.leaves.masters.items():
-            stored = tensors.get(f"master.{name}")
+            stored = state.get(f"master.{name}")
             if stored is None or stored.shape != x.shape:
                 raise UserError(f"{path} does not hold '{name}' of shape {list(x.shape)}")
             x.copy_(stored)
-            self.average.values[name].copy_(tensors[f"average.{name}"])
+            self.average.values[name].copy_(state[f"average.{name}"])
             moments = ("step", "exp_avg", "exp_avg_sq")
-            if f"exp_avg.{name}" in tensors:
-                self.adam.state[x] = {key: tensors[f"{key}.{name}"].clone() for key in moments}
+            if f"exp_avg.{name}" in state:
+                self.adam.state[x] = {key: state[f"{key}.{name}"].clone() for key in moments}
+        for name, slot in self._frozen():
+            if f"frozen.{name}" in state:
+                slot.value.copy_(state[f"frozen.{name}"])
         prefix = "objective."
-        extra = {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
+        extra = {n.removeprefix(prefix): x for n, x in state.items() if n.startswith(prefix)}
         if extra:
             self.objective.restore(extra)  # type: ignore[attr-defined]
         self.leaves.publish()

@@ -1,6 +1,6 @@
 """Training of the video VAE: reconstruction of rendered clips.
 
-The latent is normalised over the batch instead of being pulled to a prior (KL); the statistics in
+The latent is normalised by running statistics instead of being pulled to a prior (KL). Those in
 the file are chosen beforehand and folded into the encoder's last convolution at export.
 """
 
@@ -21,7 +21,7 @@ from ltx2.models.video_vae import VideoDecoder, VideoEncoder
 Clips = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
 
 TRUNK_PENALTY = 0.05
-STATISTICS_MOMENTUM = 0.02
+STATISTICS_MOMENTUM = 0.01
 
 
 @dataclass
@@ -30,8 +30,8 @@ class VideoVaeObjective:
 
     Losses: L1 + 2 MSE, weighted per pixel; L1 of differences between neighbours from step
     `edges_from` on (earlier it makes the mean picture a local optimum); a penalty on the logarithm
-    of the blocks' RMS, which pixel norms leave free. From `settle_from` on the latent is normalised
-    by the running statistics, as it will be at export.
+    of the blocks' RMS, which pixel norms leave free. From `settle_from` on the running statistics
+    stay as they are.
     """
 
     encoder: VideoEncoder
@@ -87,15 +87,21 @@ class VideoVaeObjective:
     def encode(self, pixels: Tensor, trunk: list[Tensor], fixed: bool) -> Tensor:
         """Pixels (B, F, H, W, 3) in [-1, 1] to a latent of mean 0 and variance 1 per channel."""
         raw = self.encoder(pixels, trace=trunk.append)
-        if fixed or not torch.is_grad_enabled():
-            mean, variance = self.mean, self.variance
-        else:
-            rows = raw.float().reshape(-1, raw.shape[-1])
-            mean, variance = rows.mean(0), rows.var(0, unbiased=False)
-            with torch.no_grad():
-                self.mean = torch.lerp(self.mean, mean.detach(), STATISTICS_MOMENTUM)
-                self.variance = torch.lerp(self.variance, variance.detach(), STATISTICS_MOMENTUM)
-        return ((raw - mean) * (variance + 1e-6).rsqrt()).to(raw.dtype)
+        if torch.is_grad_enabled() and not fixed:
+            self._follow(raw.detach().float().reshape(-1, raw.shape[-1]))
+        return ((raw - self.mean) * (self.variance + 1e-6).rsqrt()).to(raw.dtype)
+
+    @torch.no_grad()
+    def _follow(self, rows: Tensor) -> None:
+        """Move the running statistics towards those of `rows` (N, C).
+
+        Mean and mean square are followed, not the batch's variance: a batch may show one scene, in
+        which a channel that stands for its background does not vary at all.
+        """
+        square = self.variance + self.mean.square()
+        square = torch.lerp(square, rows.square().mean(0), STATISTICS_MOMENTUM)
+        self.mean = torch.lerp(self.mean, rows.mean(0), STATISTICS_MOMENTUM)
+        self.variance = (square - self.mean.square()).clamp(min=1e-4)
 
     def evaluate(self) -> dict[str, float]:
         """PSNR in dB on the held-out clips, one figure per size."""

@@ -2,7 +2,8 @@
 
 A streamed model looks like a loaded one. Its list of blocks holds the declared blocks, on which
 LoRAs are put as usual; walking the list reads each block when its turn comes, the next ones
-meanwhile in the background. The values are those of the resident model, bit for bit.
+meanwhile in the background. Where the backend has transfers of its own (CUDA), they are also
+copied to the device meanwhile. The values are those of the resident model, bit for bit.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,6 +80,15 @@ def _read_into(header: Header, name: str, view: memoryview) -> None:
             done += count
 
 
+@dataclass
+class _Coming:
+    """A block on its way: its bytes and, with transfers, what was made of them and when."""
+
+    buffer: np.ndarray
+    block: Any = None
+    event: Any = None
+
+
 class _Bytes:
     """A file object over the bytes of one block."""
 
@@ -107,42 +118,76 @@ class StreamedBlocks(list[Any]):
     ) -> None:
         super().__init__(blocks)
         self._stored, self._filling, self._given = stored, filling, given
-        self._spare: list[np.ndarray] = []
+        self._transfers = filling.backend.transfers()
+        self._spare: list[_Coming] = []
         self._largest = max(item.size for item in stored)
 
     def __iter__(self) -> Iterator[Any]:
         with ThreadPoolExecutor(1, thread_name_prefix="ltx2-weights") as reader:
-            coming: deque[Future[np.ndarray]] = deque()
+            coming: deque[Future[_Coming]] = deque()
             total = len(self)
             for index in range(min(self._given.ahead, total)):
-                coming.append(reader.submit(self._read, index))
+                coming.append(reader.submit(self._fetch, index))
             for index in range(total):
                 following = index + len(coming)
                 if following < total:
-                    coming.append(reader.submit(self._read, following))
-                buffer = coming.popleft().result()
-                block = self._loaded(index, buffer)
-                yield block
-                self._filling.backend.synchronize()
+                    coming.append(reader.submit(self._fetch, following))
+                item = coming.popleft().result()
+                block = self._arrived(index, item)
+                try:
+                    yield block
+                finally:
+                    self._used()
                 del block
-                self._give_back(index, buffer)
-                del buffer
+                self._give_back(index, item)
+                del item
+
+    def _fetch(self, index: int) -> _Coming:
+        """In the background: a block's bytes and, with transfers, the block on the device."""
+        item = _Coming(self._read(index))
+        if self._transfers is not None:
+            loaded = partial(self._loaded, index, item.buffer)
+            item.block, item.event = self._transfers.made(loaded)
+        return item
+
+    def _arrived(self, index: int, item: _Coming) -> Any:
+        """The block, for the device to use from now on; `item` lets go of it."""
+        if self._transfers is None:
+            return self._loaded(index, item.buffer)
+        self._transfers.arrive(item.event)
+        block, item.block = item.block, None
+        return block
+
+    def _used(self) -> None:
+        """What was to be computed with the block has been; or is, before its memory is taken."""
+        if self._transfers is None:
+            self._filling.backend.synchronize()
+        else:
+            self._transfers.leave()
 
     def _read(self, index: int) -> np.ndarray:
         stored = self._stored[index]
         if stored.kept is not None:
             return stored.kept
         keeps = self._given.source == RAM
-        size = stored.size if keeps else self._largest
-        buffer = self._spare.pop() if self._spare else np.empty(size, np.uint8)
+        buffer = self._buffer(stored.size if keeps else self._largest)
         stored.read(buffer)
         if keeps:
             stored.kept = buffer
         return buffer
 
-    def _give_back(self, index: int, buffer: np.ndarray) -> None:
+    def _buffer(self, size: int) -> np.ndarray:
+        if not self._spare:
+            own = self._transfers
+            return np.empty(size, np.uint8) if own is None else own.buffer(size)
+        item = self._spare.pop()
+        if self._transfers is not None:
+            self._transfers.finish(item.event)
+        return item.buffer
+
+    def _give_back(self, index: int, item: _Coming) -> None:
         if self._stored[index].kept is None:
-            self._spare.append(buffer)
+            self._spare.append(item)
 
     def _loaded(self, index: int, buffer: np.ndarray) -> Any:
         file = _Bytes(self._stored[index], buffer, self._filling.backend)

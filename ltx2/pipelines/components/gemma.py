@@ -17,7 +17,12 @@ from ltx2.models.gemma4 import Gemma4
 from ltx2.models.gemma4_config import Gemma4Config
 from ltx2.models.gemma_config import GemmaConfig
 from ltx2.models.gemma_tower import GemmaTower
-from ltx2.models.tokenizer import FILES, PromptTokenizer, check_tokenizer_files
+from ltx2.models.tokenizer import (
+    FILES,
+    PromptTokenizer,
+    check_tokenizer_files,
+    sequence_length,
+)
 from ltx2.weights import build
 from ltx2.weights.header import Header, read_bytes, read_header
 from ltx2.weights.quantise import UNPACKED, Quantisation
@@ -67,6 +72,18 @@ class GemmaFiles:
             return PromptTokenizer.from_directory(self.path)
         tokenizer, config = (_packed_text(self.shards[0], name) for name in FILES)
         return PromptTokenizer.from_texts(tokenizer, config, str(self.path))
+
+    @property
+    def sequence(self) -> int:
+        """Tokens of a context. Raises UserError if the tokenizer's config is unusable."""
+        name = FILES[1]
+        if self.path.is_dir():
+            config = _read_json(self.path / name, "download it again")
+        else:
+            config = _json(
+                _packed_text(self.shards[0], name), f"{self.path}: '{name}'", "get it again"
+            )
+        return sequence_length(config, str(self.path))
 
 
 def is_packed(header: Header) -> bool:

@@ -45,7 +45,7 @@ DECLARES_GEMMA = (2, 4, 0)
 
 @dataclass(frozen=True)
 class TextContext:
-    """Encoding of one prompt: contexts (1, 1024, D) and (1, 1024, D'), all rows valid.
+    """Encoding of one prompt: contexts (1, S, D) and (1, S, D'), all rows valid; mostly S is 1024.
 
     `tokens` were read, `truncated` were cut off.
     """
@@ -79,7 +79,7 @@ def encode_prompts(
     tokens = {text: tokenizer(text) for text in prompts}
     report = progress or _silent
     model = load_gemma(files, backend, dtypes["text_encoder"], quantisation, streaming)
-    states = _encode_states(tokens, model, report)
+    states = _encode_states(tokens, model, files.sequence, report)
     del model
     backend.free()
     contexts = _connect(states, header, files, backend, dtypes["connectors"], report)
@@ -106,6 +106,7 @@ def check_text_files(gemma: Path, header: Header) -> GemmaFiles:
     features, prefixes = declare_features(section, files.config.feature_width)
     build.match(features, source, prefixes, "text projections")
     for stream, connector in declare_connectors(section).items():
+        connector.check_sequence(files.sequence)
         _match_connector(connector, header, stream)
     return files
 
@@ -153,7 +154,7 @@ def load_connectors(header: Header, backend: Any, dtype: str) -> dict[str, Conne
     return loaded
 
 
-def encode_states(model: GemmaTower, prompt: Prompt) -> list[Array]:
+def encode_states(model: GemmaTower, prompt: Prompt, sequence: int = MAX_TOKENS) -> list[Array]:
     """All hidden states (1, n, C) of the n tokens of one prompt, without padding."""
     if int(prompt.ids.max()) >= model.config.vocabulary:
         raise UserError(
@@ -161,16 +162,16 @@ def encode_states(model: GemmaTower, prompt: Prompt) -> list[Array]:
             f" {model.config.vocabulary}; tokenizer.json belongs to another model"
         )
     # The reference pads in front: the same positions give the same rounding of angles.
-    return model(prompt.ids[None], start=MAX_TOKENS - len(prompt.ids))
+    return model(prompt.ids[None], start=sequence - len(prompt.ids))
 
 
 def _encode_states(
-    tokens: Mapping[str, Prompt], model: GemmaTower, report: Progress
+    tokens: Mapping[str, Prompt], model: GemmaTower, sequence: int, report: Progress
 ) -> dict[str, list[Array]]:
     states = {}
     for done, (text, prompt) in enumerate(tokens.items()):
         report("text encoder", done, len(tokens))
-        states[text] = encode_states(model, prompt)
+        states[text] = encode_states(model, prompt, sequence)
         # Unevaluated states would keep the model alive.
         ops.evaluate(*states[text])
     report("text encoder", len(tokens), len(tokens))
@@ -194,7 +195,10 @@ def _connect(
     for done, text in enumerate(list(states)):
         report("text connectors", done, total)
         video, audio = features(states.pop(text))
-        pair = connectors["video"](video), connectors["audio"](audio)
+        pair = (
+            connectors["video"](video, files.sequence),
+            connectors["audio"](audio, files.sequence),
+        )
         ops.evaluate(*pair)
         contexts[text] = pair
     report("text connectors", total, total)
