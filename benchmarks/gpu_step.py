@@ -2,9 +2,10 @@
 
 Random weights are made on the device and shared with diffusers' classes in the same process. The
 rows say milliseconds per call, the share of what the device gives in a plain matrix product, and
-the memory a call takes beside the weights. Parts: `step` (bf16), `fp8` (scaled float8 layers,
-whole and linear layers alone), `decode` (video VAE), `load` (a file to the device, against reading
-it plainly). `--toy` runs all of it in seconds on a CPU: its figures mean nothing.
+the memory a call takes beside the weights. Parts: `step` (bf16, plain and compiled), `fp8` (scaled
+float8 layers, whole and linear layers alone), `decode` (video VAE), `load` (a file to the device,
+against reading it plainly), `stream` (blocks that pass from disk and from RAM, against resident
+ones). `--toy` runs all of it on a CPU, mostly compiling: its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_streaming import write_model
+from bench_streaming import block_bytes, make_step, write_model
 from bench_transformer import REAL, Inputs, our_step, their_step, their_transformer
 from bench_vae import CONFIGS as DECODERS
 from bench_vae import our_decode, random_decoder, their_decode, their_decoder
@@ -30,14 +31,17 @@ from paired.report import has_diffusers, show
 from paired.timing import alternate, ratio
 
 from ltx2.backends.torch import DTYPES, TorchBackend
+from ltx2.backends.torch_compile import MODES, compiled
 from ltx2.models.transformer import Transformer
+from ltx2.models.transformer_block import Block
 from ltx2.nn.layers import Linear
 from ltx2.nn.module import params, slots
 from ltx2.pipelines.components.transformer import load_transformer
 from ltx2.pipelines.cost import transformer_operations
 from ltx2.weights.quantise import Quantisation, is_in_block
+from ltx2.weights.streaming import DISK, RAM
 
-PARTS = ("step", "fp8", "decode", "load")
+PARTS = ("step", "fp8", "decode", "load", "stream")
 DTYPE = "bf16"
 
 
@@ -46,7 +50,7 @@ class Scale:
     """What is measured: the transformer, its latent grids, the decoder and its latent grids.
 
     `square` is the side of the matrix product that stands for the peak; `file` layers and heads
-    of the file that is loaded.
+    of the file that is loaded and streamed, the latter with `streamed` tokens.
     """
 
     layers: int
@@ -58,12 +62,13 @@ class Scale:
     latents: tuple[tuple[int, int, int], ...]
     square: int
     file: tuple[int, int]
+    streamed: int
 
 
 # 121 frames of 256 x 384, 512 x 768 and 1024 x 1536: 1,536, 6,144 and 24,576 tokens.
 GRIDS = ((16, 8, 12), (16, 16, 24), (16, 32, 48))
-FULL = Scale(48, 32, GRIDS, 126, 1024, "19b", GRIDS[1:], 8192, (48, 32))
-TOY = Scale(2, 4, ((2, 4, 4),), 8, 16, "half", ((2, 2, 2),), 512, (4, 4))
+FULL = Scale(48, 32, GRIDS, 126, 1024, "19b", GRIDS[1:], 8192, (48, 32), 6144)
+TOY = Scale(2, 4, ((2, 4, 4),), 8, 16, "half", ((2, 2, 2),), 512, (4, 4), 256)
 
 
 def make_transformer(scale: Scale, backend: TorchBackend) -> Transformer:
@@ -156,9 +161,40 @@ def steps(
             row["difference"] = same_outputs(sides["ours"](), sides["diffusers"](), DTYPE)
         row |= _compared(sides, options, backend)
         work = transformer_operations(model.config, tokens, clip.audio_tokens, scale.text_tokens)
+        row |= _compiled(model, clip, options, backend)
         reached = work / (1e-3 * row["ours ms"])
         row |= {"TFLOP/s": round(reached / 1e12, 2), "peak": round(rate / 1e12, 1)}
         yield row | {"of peak": round(reached / rate, 3)}
+
+
+def _compiled(
+    model: Transformer, clip: Clip, options: argparse.Namespace, backend: TorchBackend
+) -> dict[str, Any]:
+    """Each compiled mode against the plain call; seconds of its first two calls, which compile."""
+    row: dict[str, Any] = {}
+    for mode in options.compile:
+        calls = {mode: compiled(Block.__call__, mode), "plain": Block.__call__}
+        sides = {name: _with_call(model, clip, call) for name, call in calls.items()}
+        start = time.perf_counter()
+        made = [sides[mode]() for _ in range(2)][-1]
+        backend.synchronize()
+        row[f"{mode} first s"] = round(time.perf_counter() - start, 1)
+        row[f"{mode} difference"] = same_outputs(made, sides["plain"](), DTYPE)
+        figures = _compared(sides, options, backend)
+        row |= {f"{mode} {key}": figures[f"{mode} {key}"] for key in ("ms", "GB")}
+        row[f"{mode} ratio"] = figures["ratio"]
+    model.run_block = Block.__call__
+    return row
+
+
+def _with_call(model: Transformer, clip: Clip, call: Callable[..., Any]) -> Callable[[], Any]:
+    step = our_step(model, clip)
+
+    def run() -> Any:
+        model.run_block = call
+        return step()
+
+    return run
 
 
 def _weight_bytes(model: Transformer) -> int:
@@ -257,6 +293,27 @@ def loading(
         yield {"file GB": size / 1e9} | row | gigabytes | {"of link": of_link}
 
 
+def streaming(
+    scale: Scale, options: argparse.Namespace, backend: TorchBackend
+) -> Iterator[dict[str, Any]]:
+    """A row per source: a call with streamed blocks by the same with resident ones."""
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        header = write_model(Path(folder) / "model.safetensors", *scale.file)
+        given = argparse.Namespace(
+            file=header.path, dtype=DTYPE, tokens=scale.streamed, source=DISK, ahead=options.ahead
+        )
+        resident = make_step(given, backend, "resident")
+        passed = scale.file[0] * block_bytes(header)
+        for source in (DISK, RAM):
+            given.source = source
+            sides = {"streamed": make_step(given, backend, "streamed"), "resident": resident}
+            for ours, theirs in zip(*(step() for step in sides.values()), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+            row = _compared(sides, options, backend)
+            rate = passed / 1e6 / row["streamed ms"]
+            yield {"source": source, "ahead": given.ahead} | row | {"GB/s": round(rate, 2)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--toy", action="store_true", help="small shapes, for a CPU")
@@ -266,16 +323,25 @@ def main() -> None:
     parser.add_argument("--peak", type=float, help="TFLOP/s; measured by a product unless given")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", help="where the file to load is written")
+    parser.add_argument("--ahead", type=int, default=1, help="blocks that are read ahead")
+    parser.add_argument(
+        "--compile", nargs="*", choices=MODES[1:], help="modes of part step; all unless given"
+    )
     parser.add_argument("--json", help="write the records below this name, one per part")
     options = parser.parse_args()
     scale, backend = TOY if options.toy else FULL, TorchBackend(options.device)
     if backend.kind == "cpu" and not options.toy:
         parser.error("this is for a GPU; on a CPU use --toy")
+    if options.compile is None:
+        options.compile = MODES[1:] if backend.kind == "cuda" else MODES[1:2]
+    for mode in options.compile:
+        TorchBackend(backend.device, compile=mode)  # refused where it cannot be
     if options.layers:
         scale = replace(scale, layers=options.layers)
     rows: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "decode": lambda: decodes(scale, options, backend),
         "load": lambda: loading(scale, options, backend),
+        "stream": lambda: streaming(scale, options, backend),
     }
     if {"step", "fp8"} & set(options.parts):
         model = make_transformer(scale, backend)

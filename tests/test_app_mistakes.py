@@ -61,7 +61,8 @@ MISTAKES = {
     "seed=1,2": "seed=1,2 reads as a sweep; add -m to run every value,"
     " or write a list as seed=[1,2]",
     "--multirn": "--multirn is no option; did you mean '--multirun'?; see --help",
-    "task=generat": "task=generat is unknown; did you mean 'generate'?; use generate",
+    "task=generat": "task=generat is unknown; did you mean 'generate'?;"
+    " use evaluate, generate, train",
     "output.crf=${sed}": "output.crf: Interpolation key 'sed' not found",
     "scheduler=custom": "scheduler.sigmas is empty; give it, as scheduler.sigmas=[1.0,0.7,0.4,0.0]",
     "lora=user": "lora.user.file is empty; give the file, as lora.user.file=PATH",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import shutil
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -26,6 +27,7 @@ from ltx2.pipelines.components.audio import (
     load_vocoder,
     vocoder_config,
 )
+from ltx2.pipelines.components.gemma import load_gemma, read_gemma
 from ltx2.pipelines.components.preflight import fit
 from ltx2.pipelines.components.transformer import load_transformer, transformer_config
 from ltx2.pipelines.components.video import decoder_config, load_video_decoder
@@ -272,6 +274,20 @@ def test_a_quantised_file_is_written(tmp_path):
     assert "F8_E4M3" in dtypes
 
 
+def test_a_text_encoder_is_quantised_into_a_folder_that_needs_no_other(backend, tmp_path):
+    source, small = tmp_path / "gemma", tmp_path / "gemma-int8"
+    shutil.copytree(FILES / "gemma-3-tiny", source)
+    arguments = ["--quantise", "int8", "--group", "32", "--backend", backend.name]
+    convert(source, small, *arguments)
+    how, ids = Quantisation("int8", 32), np.array([[2, 40, 300, 7, 199]], np.int32)
+    # Scales of a saved file are rounded to bf16, and so are the weights before.
+    expected = backend.numpy(load_gemma(read_gemma(source), backend, "bf16", how)(ids)[-1])
+    shutil.rmtree(source)
+    states = load_gemma(read_gemma(small), backend, "bf16", Quantisation(AS_STORED))(ids)
+    np.testing.assert_array_equal(backend.numpy(states[-1]), expected)
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_a_large_file_is_copied_with_little_memory(tmp_path):
     shapes = {f"model.diffusion_model.block.{n}.weight": ("BF16", (1 << 26,)) for n in range(2)}
     source = write_sparse(tmp_path / "large.safetensors", shapes, {"config": "{}"})
@@ -307,12 +323,20 @@ def test_a_file_larger_than_the_disk_is_refused_before_it_is_begun(tmp_path):
         (["{whole}", "{tmp}/x.safetensors", "--lora", "{upscaler}"], "given as a LoRA but is"),
         (["{vae}", "{tmp}/x.safetensors", "--lora", "{lora}"], "holds no transformer"),
         (["{whole}", "{tmp}/x.safetensors", "--quantise", "int3"], "int3' is unknown"),
+        (["{whole}", "{tmp}/small", "--quantise", "int8"], "does not end in .safetensors"),
+        (["{tmp}", "{tmp}/small", "--quantise", "int8"], "has no config.json; download the whole"),
+        (["{gemma}", "{tmp}/x.safetensors"], "is a text encoder's folder, .* add --quantise MODE"),
+        (
+            ["{2_5}", "{tmp}/d", "--to", "diffusers"],
+            "is LTX-2.5, of which .* use --to single or split",
+        ),
     ],
 )
 def test_what_cannot_be_converted_is_refused_in_one_line(arguments, told, tmp_path):
     names = {
         "whole": WHOLE["ltx-2-tiny"], "tmp": tmp_path, "lora": FILES / "lora-tiny.safetensors",
         "fp8": FILES / "ltx-2-tiny-fp8.safetensors", "vae": PARTS_2_5[1],
+        "gemma": FILES / "gemma-3-tiny", "2_5": PARTS_2_5[0],
         "upscaler": FILES / "spatial-upscaler-x2-tiny.safetensors",
     }  # fmt: skip
     before = sorted(tmp_path.rglob("*"))
@@ -326,6 +350,13 @@ def test_an_existing_target_is_left_alone(tmp_path):
     with pytest.raises(UserError, match=r"mine\.safetensors exists; remove it"):
         convert(WHOLE["ltx-2-tiny"], tmp_path / "mine.safetensors")
     assert (tmp_path / "mine.safetensors").read_bytes() == b"precious"
+
+
+def test_the_newer_folders_of_diffusers_are_refused_by_name(folder, tmp_path):
+    copy = shutil.copytree(folder[1], tmp_path / "newer")
+    (copy / "duration_head").mkdir()
+    with pytest.raises(UserError, match=r"is diffusers' LTX-2.5 \('duration_head'\)"):
+        convert(copy, tmp_path / "x.safetensors")
 
 
 def test_a_lost_shard_is_named(folder, tmp_path):

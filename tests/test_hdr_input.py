@@ -100,8 +100,8 @@ def test_light_and_eight_bits_do_not_mix(tmp_path):
         planned(clip)
     with pytest.raises(UserError, match=r"colour_space=acescg has no effect on .*sdr.mp4"):
         planned(clip, SPACE, output=["output=mp4"])
-    with pytest.raises(UserError, match="pipeline=restyle reads input.video as a reference"):
-        planned(folder, SPACE, RATE, "pipeline=restyle")
+    with pytest.raises(UserError, match=r"pipeline=dub reads input\.video as a reference"):
+        planned(folder, SPACE, RATE, "pipeline=dub")
 
 
 def test_the_key_of_the_clip_holds_its_colour_space(tmp_path):

@@ -25,6 +25,7 @@ from ltx2.weights.header import read_header
 from ltx2.weights.lora import apply_loras, read_lora
 from ltx2.weights.quantise import STORED, UNPACKED, Quantisation, held_bytes
 from ltx2.weights.quantise_file import save_quantised, save_quantised_folder
+from ltx2.weights.quantise_stored import problem
 from ltx2.weights.streaming import Streaming
 
 AT_LOAD = ["fp8", "fp8-cast", "int8", "int4", "mxfp8"]
@@ -310,3 +311,16 @@ def test_a_text_encoder_is_saved_with_all_its_files(backend, golden, tmp_path, m
     assert 1e-3 < np.linalg.norm(ours - exact) / np.linalg.norm(exact) < 0.5
     with pytest.raises(UserError, match="is not empty"):
         save_quantised_folder(source, target, how, backend)
+
+
+def test_float8_that_lost_its_scale_is_refused_by_name(golden, tmp_path):
+    tensors, metadata = read_raw(golden / "checkpoints" / "ltx-2-tiny-fp8.safetensors")
+    lost = next(name for name in tensors if name.endswith(".weight_scale"))
+    left = {name: value for name, value in tensors.items() if name != lost}
+    header = read_header(write_raw(tmp_path / "lost.safetensors", left, metadata))
+    weight = lost.removesuffix("_scale")
+    told = problem(header, weight, header.tensors[weight].shape)
+    assert told == f"'{weight}' is float8 without its scale '{lost}'; download it again"
+    plain = {name: value for name, value in tensors.items() if "_scale" not in name}
+    header = read_header(write_raw(tmp_path / "plain.safetensors", plain, metadata))
+    assert problem(header, weight, header.tensors[weight].shape) is None

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from ltx2.app.training import is_training, variant
 from ltx2.errors import UserError, nearest
 
 _EXPECTED = {
@@ -132,7 +133,8 @@ def explain(error: Exception, overrides: list[str], known: dict[str, list[str]])
         problem = _ambiguous(text, error) or _override_problem(text, known, overrides)
         if problem is not None:
             return f"error: {problem}"
-    return f"error: {_value_problem(error) or _file_problem(error) or _compact(error)}"
+    problem = _value_problem(error, overrides) or _file_problem(error) or _compact(error)
+    return f"error: {problem}"
 
 
 def _unreadable(text: str) -> str:
@@ -174,13 +176,11 @@ def _option_problem(group: str, value: str, options: list[str]) -> str | None:
 
 def _key_problem(key: str, known: dict[str, list[str]], overrides: list[str]) -> str | None:
     """What is wrong with a dotted key, or None when the schema has it."""
-    from ltx2.app.schema import Root
-
-    kind: Any = Root
+    kind: Any = _root(overrides)
     done: list[str] = []
     for part in key.split("."):
-        if done == ["backend"]:
-            kind = _backend(overrides)
+        if len(done) == 1:
+            kind = _chosen_schema(done[0], overrides) or kind
         kind = _unwrapped(kind)
         if typing.get_origin(kind) is dict:
             problem = _entry_problem(done, part, known, overrides)
@@ -239,9 +239,25 @@ def _unwrapped(kind: Any) -> Any:
     return given[0] if given else kind
 
 
-def _backend(overrides: list[str]) -> Any:
+def _root(overrides: list[str]) -> Any:
+    """The schema of the task."""
+    if is_training(overrides):
+        from ltx2.training.settings import TrainRoot
+
+        return TrainRoot
+    from ltx2.app.schema import Root
+
+    return Root
+
+
+def _chosen_schema(group: str, overrides: list[str]) -> Any:
+    """The schema of the group's chosen option, where options differ in keys; else None."""
+    if is_training(overrides):
+        return variant(group, overrides)
     from ltx2.app.schema import MlxSettings, TorchSettings
 
+    if group != "backend":
+        return None
     return MlxSettings if "backend=mlx" in overrides else TorchSettings
 
 
@@ -284,7 +300,7 @@ def _unknown(done: list[str], part: str, names: list[str], known: dict[str, list
     return f"'{prefix}{part}' is no key {where}{nearest(part, names)}; use {', '.join(names)}"
 
 
-def _value_problem(error: Exception) -> str | None:
+def _value_problem(error: Exception, overrides: list[str]) -> str | None:
     """The expected type, when the schema refused the value of an override."""
     lines = str(error).splitlines() or [""]
     text = lines[0].removeprefix("Error merging override ")
@@ -292,17 +308,17 @@ def _value_problem(error: Exception) -> str | None:
         return None
     key, _, value = text.lstrip("+").partition("=")
     example = _TABLES.get(key.rpartition(".")[2])
-    kind = f"a table such as {example}" if example else expected_type(key)
+    kind = f"a table such as {example}" if example else expected_type(key, overrides)
     return f"{key}={value} is not {kind}"
 
 
-def expected_type(key: str) -> str:
+def expected_type(key: str, overrides: list[str]) -> str:
     """What a dotted key takes, in words."""
-    from ltx2.app.schema import Root
-
-    kind: Any = Root
+    kind: Any = _root(overrides)
     optional = False
-    for part in key.replace("[", ".").replace("]", "").split("."):
+    for place, part in enumerate(key.replace("[", ".").replace("]", "").split(".")):
+        if place == 1 and is_training(overrides):
+            kind = variant(key.partition(".")[0], overrides) or kind
         if typing.get_origin(kind) in (dict, list):
             kind = typing.get_args(kind)[-1]
         else:

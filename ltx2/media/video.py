@@ -168,7 +168,10 @@ class VideoWriter:
         if waveform.ndim != 2 or waveform.shape[0] != 2 or waveform.shape[1] == 0:
             raise UserError(f"waveform of shape {waveform.shape} is not (2, samples)")
         if not np.isfinite(waveform.sum(dtype=np.float64)):
-            raise UserError("the waveform holds NaN or infinity; run the vocoder in float32")
+            raise UserError(
+                "the waveform holds NaN or infinity: damaged weights or half precision;"
+                " checks=strict names the phase in which it began"
+            )
         self._waveform = waveform
 
     @contextmanager

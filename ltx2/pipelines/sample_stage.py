@@ -62,7 +62,8 @@ class StepLog:
             self._outcome.checks.finite(
                 f"{self._stage.name} step {step.index} ({stream})",
                 value,
-                "a half-precision overflow (try dtype.transformer=fp32) or files that do not fit",
+                "a half-precision overflow (try dtype.transformer=fp32), damaged weights, or files"
+                " that do not fit",
             )
             record[f"{stream}_mean"] = round(float(value.mean()), 5)
             record[f"{stream}_std"] = round(float(value.std()), 5)

@@ -41,6 +41,8 @@ _SECTIONS = {
     "vocoder": ("vocoder",),
     "duration-head": ("duration_head",),
 }
+# Of diffusers' LTX-2.5.
+_NEWER_FOLDERS = ("duration_head", "diffusion_decoder")
 _SCHEDULER = {
     "_class_name": "FlowMatchEulerDiscreteScheduler",
     "use_dynamic_shifting": True, "base_shift": 0.95, "max_shift": 2.05, "shift_terminal": 0.1,
@@ -84,6 +86,11 @@ def read_model(paths: Sequence[Path]) -> Model:
     if len(paths) == 1 and paths[0].is_dir():
         if (paths[0] / "model_index.json").is_file() or (paths[0] / "transformer").is_dir():
             return _from_diffusers(paths[0])
+        if (paths[0] / "config.json").is_file():
+            raise UserError(
+                f"{paths[0]} is a text encoder's folder, which has one layout; add --quantise MODE"
+                " to write a smaller one"
+            )
         raise UserError(
             f"{paths[0]} is no folder of diffusers: it has no model_index.json; give files"
         )
@@ -155,6 +162,7 @@ def write_component(model: Model, component: str, path: Path) -> list[Path]:
 def write_diffusers(model: Model, folder: Path) -> list[Path]:
     """diffusers' folder: a subfolder with weights and config.json per component."""
     _check_plain(model)
+    _check_generation(model)
     made: list[tuple[Path, dict[str, Any], list[Piece]]] = []
     rest, index = model.pieces(""), _index()
     for component in model.components:
@@ -194,6 +202,15 @@ def _check_plain(model: Model) -> None:
         raise UserError(
             f"{model.name} is quantised ('{quantised[0]}'), which diffusers' folders cannot hold;"
             " start from the bf16 file"
+        )
+
+
+def _check_generation(model: Model) -> None:
+    """diffusers 0.42 reads LTX-2.5 from folders of more classes, which are not written here."""
+    if model.config.get("transformer", {}).get("use_keyframes_abs_pos_embedding"):
+        raise UserError(
+            f"{model.name} is LTX-2.5, of which diffusers' folders are not written: its video VAE,"
+            " text projections and duration head are laid out otherwise; use --to single or split"
         )
 
 
@@ -243,6 +260,12 @@ def _diffusers_config(model: Model, component: str, usual: str) -> tuple[str, di
 
 
 def _from_diffusers(folder: Path) -> Model:
+    newer = [name for name in _NEWER_FOLDERS if (folder / name).is_dir()]
+    if newer:
+        raise UserError(
+            f"{folder} is diffusers' LTX-2.5 ('{newer[0]}'), which is not read; use the published"
+            " LTX-2.5 files, as in model=2.5-distilled"
+        )
     described = {
         component: json.loads((folder / subfolder / "config.json").read_text(encoding="utf-8"))
         for component, (subfolder, _) in FOLDERS.items()

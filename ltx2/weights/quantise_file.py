@@ -209,8 +209,8 @@ def save_quantised_folder(
 ) -> Path:
     """`save_quantised` for a text encoder's folder: every file of it, the new ones in `target`.
 
-    Names of files stay, so that an index of shards stays true. Raises UserError as that does, and
-    for a target that holds anything.
+    Names of files stay, so that an index of shards stays true; the folder appears when it is
+    complete. Raises UserError as that does, and for a target that holds anything.
     """
     folder, target = Path(folder), Path(target)
     if target.exists() and any(target.iterdir()):
@@ -222,10 +222,18 @@ def save_quantised_folder(
         _check(header, target, how)
     if not chosen:
         raise UserError(f"{folder} has no layers in blocks that could be quantised")
-    target.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        if file in chosen:
-            save_quantised(headers[file], target / file.name, how, backend, dtype)
-        else:
-            shutil.copy2(file, target / file.name)
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for file in files:
+            if file in chosen:
+                save_quantised(headers[file], partial / file.name, how, backend, dtype)
+            else:
+                shutil.copy2(file, partial / file.name)
+        if target.is_dir():
+            target.rmdir()
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return target

@@ -87,6 +87,9 @@ def _fp8_problem(header: Header, name: str, shape: tuple[int, ...]) -> str | Non
         return f"'{name}' {list(info.shape)} instead of {list(shape)}"
     if scale is not None and scale.size != 1:
         return f"'{name}' has one fp8 scale per block {list(scale.shape)}, which is not supported"
+    # Plain casts have no scales at all; that of the activations shows that one is lost.
+    if scale is None and beside(name, "input_scale") in header.tensors:
+        return f"'{name}' is float8 without its scale '{scale_name(name)}'; download it again"
     return None
 
 

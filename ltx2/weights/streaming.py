@@ -119,7 +119,7 @@ class StreamedBlocks(list[Any]):
         super().__init__(blocks)
         self._stored, self._filling, self._given = stored, filling, given
         self._transfers = filling.backend.transfers()
-        self._spare: list[_Coming] = []
+        self._spare: deque[_Coming] = deque()
         self._largest = max(item.size for item in stored)
 
     def __iter__(self) -> Iterator[Any]:
@@ -180,7 +180,7 @@ class StreamedBlocks(list[Any]):
         if not self._spare:
             own = self._transfers
             return np.empty(size, np.uint8) if own is None else own.buffer(size)
-        item = self._spare.pop()
+        item = self._spare.popleft()  # the one whose copy was begun first
         if self._transfers is not None:
             self._transfers.finish(item.event)
         return item.buffer

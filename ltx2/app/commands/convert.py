@@ -20,6 +20,7 @@ _EXAMPLES = """
   ltx2 convert dev.safetensors vae.safetensors --component video-vae
   ltx2 convert dev.safetensors mine.safetensors --lora style.safetensors:0.8
   ltx2 convert dev.safetensors small.safetensors --quantise int8 --backend mlx
+  ltx2 convert gemma gemma-int8 --quantise int8          a text encoder's folder
 """
 
 
@@ -91,13 +92,24 @@ def _converted(given: Namespace) -> list[Path]:
 def _quantised(given: Namespace) -> list[Path]:
     from ltx2.weights.header import read_header
     from ltx2.weights.quantise import Quantisation
-    from ltx2.weights.quantise_file import save_quantised
+    from ltx2.weights.quantise_file import save_quantised, save_quantised_folder
 
     if given.lora or given.component or given.to or len(given.sources) != 1:
-        raise UserError("--quantise takes one file and nothing else; convert it in two steps")
+        raise UserError(
+            "--quantise takes one file, or a text encoder's folder, and nothing else; convert it in"
+            " two steps"
+        )
+    (source,) = given.sources
     how = Quantisation(given.quantise, given.group, tuple(given.keep))
-    backend = _backend(given.backend)
-    return [save_quantised(read_header(given.sources[0]), given.target, how, backend)]
+    if source.is_dir():
+        from ltx2.pipelines.components.gemma import read_gemma
+
+        read_gemma(source)  # refuses what is no text encoder
+        made = save_quantised_folder(source, given.target, how, _backend(given.backend))
+        return sorted(made.glob("*.safetensors"))
+    if given.target.suffix != ".safetensors":
+        raise UserError(f"{given.target} does not end in .safetensors; give the new file's name")
+    return [save_quantised(read_header(source), given.target, how, _backend(given.backend))]
 
 
 def _lora(text: str) -> tuple[Path, float]:
