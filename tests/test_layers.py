@@ -25,14 +25,16 @@ BELOW: dict[str, set[str]] = {
     "diffusion": MODEL,
     "weights": CORE | {"nn", "models", "media"},
     "media": {"errors"},
+    "pocket": {"errors", "media"},
     "pipelines": PIPELINE,
-    "experiment": PIPELINE,
-    "app": PIPELINE | {"experiment", ""},
+    "experiment": PIPELINE | {"pocket"},
+    "training": PIPELINE | {"experiment", "pocket"},
+    "app": PIPELINE | {"experiment", "training", "pocket", ""},
 }
-# The top: checks, training and single commands use everything but one another; the command line
-# starts them all.
-TOP = PIPELINE | {"experiment", "app", ""}
-COMMANDS = TOP | {"cli", "inspect_cli", "parity", "training"}
+# The top: checks and single commands use everything but one another; the command line starts them
+# all.
+TOP = PIPELINE | {"experiment", "pocket", "training", "app", ""}
+COMMANDS = TOP | {"cli", "inspect_cli", "parity"}
 BELOW |= {"cli": COMMANDS, "__main__": COMMANDS}
 FRAMEWORKS = {"torch", "mlx"}
 

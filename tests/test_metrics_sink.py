@@ -181,7 +181,7 @@ def test_bundles_hold_what_their_members_hold():
         for name, node in tables[bundle].items():
             assert node == tables[name]
     assert set(tables["all"]) == {*tables["video"], *tables["audio"], "av_offset"}
-    paid = {"reference", "clip", "lpips"}
+    paid = {"reference", "clip", "lpips", "pocket_adherence"}
     paid |= {name for name, node in tables.items() if "reference" in node}
     assert set(OPTIONS) == {*tables["all"], *FREE, *paid}
 

@@ -71,7 +71,17 @@ def _reasons(settings: Settings) -> dict[str, str]:
         | _conditioning(settings)
         | _input_keys(settings)
         | _whole_groups(settings, sampling)
+        | _task(settings)
     )
+
+
+def _task(settings: Settings) -> dict[str, str]:
+    """Of `task`, which only the application's settings have."""
+    task = getattr(settings, "task", "generate")
+    if task == "evaluate":
+        keys = ("prompt", "metrics", "logger", "preview")
+        return dict.fromkeys(keys, "task=evaluate draws its own prompts and judges the clips")
+    return {"evaluate": f"task={task} does not use it"}
 
 
 def _unused(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# Shared parts of other files and Hydra's own settings: not for choosing.
-_INTERNAL = ("hydra", "release")
+# Shared parts of other files, Hydra's own settings, and what has a config root of its own.
+_INTERNAL = ("hydra", "release", "training")
 
 
 def group_options(conf: Path, group: str) -> list[str]:

@@ -34,6 +34,14 @@ from ltx2.app.overrides import (
     with_lora_entries,
 )
 from ltx2.app.prompts import check_prompts_file, quote_prompts
+from ltx2.app.training import (
+    check_training,
+    is_training,
+    register_training_schema,
+    training_folder,
+    training_groups,
+    with_base,
+)
 from ltx2.errors import UserError, nearest
 from ltx2.pipelines.catalogue import conf_folder
 
@@ -75,6 +83,11 @@ def launch(arguments: list[str], command: Sequence[str] = ()) -> int:
         overrides = overrides_of(arguments)
         check_options(arguments)
         chosen = groups(*config_folders(arguments))
+        if is_training(overrides):
+            check_training(arguments)
+            conf, chosen = training_folder(), training_groups(chosen)
+            arguments = with_base(arguments)
+            overrides = overrides_of(arguments)
         check_overrides(overrides, chosen)
         _run_hydra(arguments, conf, command)
     except KeyboardInterrupt:
@@ -97,7 +110,8 @@ def _run_hydra(arguments: list[str], conf: Path, command: tuple[str, ...]) -> No
     from ltx2.app.schema import register_schema
     from ltx2.app.search_path import Ltx2SearchPath
 
-    register_schema()
+    trains = is_training(arguments)
+    register_training_schema() if trains else register_schema()
     Plugins.instance().register(Ltx2SearchPath)
     request: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if {"-m", "--multirun"} & set(arguments):
@@ -108,7 +122,8 @@ def _run_hydra(arguments: list[str], conf: Path, command: tuple[str, ...]) -> No
         request = requested(Request(command, tuple(overrides_of(arguments))))
         # Hydra first composes without what is swept: entries may not exist yet.
         arguments = [text for text in arguments if not _ENTRY.match(text)]
-    application = hydra.main(config_path=str(conf), config_name="config", version_base="1.3")(_job)
+    job = _training_job if trains else _job
+    application = hydra.main(config_path=str(conf), config_name="config", version_base="1.3")(job)
     with request, _own_arguments(with_free_keys(arguments)), _errors_raised(), _logging_restored():
         application()
 
@@ -163,6 +178,22 @@ def _job(config: DictConfig) -> None:
         _codes.append(code)
     elif code:
         raise RuntimeError(f"the job failed with exit code {code}")
+
+
+def _training_job(config: DictConfig) -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    from ltx2.app.training import run
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        failure = _failure(partial(run, config), folder, bool(config.debug))
+    finally:
+        remove_if_unused(folder, Path(config.paths.outputs))
+    if failure is not None:
+        sys.stderr.write(f"{failure.line}\n")
+        if _codes is not None:
+            _codes.append(failure.code)
 
 
 def _run_config(config: DictConfig, overrides: tuple[str, ...], folder: Path) -> int:
@@ -259,8 +290,9 @@ def check_settings(settings: Root, overrides: Sequence[str]) -> None:
     from ltx2.app.effects import check_effects, check_required
 
     if settings.task not in TASKS:
-        hint = nearest(settings.task, TASKS)
-        raise UserError(f"task={settings.task} is unknown{hint}; use {', '.join(TASKS)}")
+        known = sorted({*TASKS, "train"})
+        hint = nearest(settings.task, known)
+        raise UserError(f"task={settings.task} is unknown{hint}; use {', '.join(known)}")
     check_required(settings)
     check_effects(settings, [key_of(text) for text in overrides])
 
@@ -323,7 +355,13 @@ def _session() -> Session:
     return Session()
 
 
-TASKS: dict[str, Callable[[Any, Path, Any], None]] = {"generate": generate}
+def _evaluate(settings: Root, folder: Path, job: Job | None = None) -> None:
+    from ltx2.app.evaluating import evaluate
+
+    evaluate(settings, folder, job)
+
+
+TASKS: dict[str, Callable[[Any, Path, Any], None]] = {"generate": generate, "evaluate": _evaluate}
 
 
 def _interrupted() -> int:

@@ -83,6 +83,19 @@ class OptimizeSettings:
 
 
 @dataclass
+class EvaluateSettings:
+    """task=evaluate: `count` held-out prompts with 1 or 2 `things`, drawn by `seed`.
+
+    `keep`: the clips stay in the run's folder.
+    """
+
+    count: int = 24
+    things: int = 1
+    seed: int = 0
+    keep: bool = False
+
+
+@dataclass
 class Root(Settings):
     """Everything `launch.py` accepts. `debug` shows tracebacks; `plan` only prints what would run.
 
@@ -101,6 +114,7 @@ class Root(Settings):
     metrics: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
     sweep: SweepSettings = field(default_factory=SweepSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     scheduler: SchedulerSettings = field(default_factory=SchedulerSchema)
     backend: BackendSettings = field(default_factory=BackendSettings)
 

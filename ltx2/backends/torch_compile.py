@@ -6,16 +6,16 @@ blocks of a transformer are compiled once. Other shapes are compiled anew; nothi
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ltx2.errors import UserError, nearest
-from ltx2.nn.module import slots
 
 MODES = ("off", "blocks", "graphs")
 # Programs of one call: sizes of stages and tiles, stacked passes, conditions, sets of LoRAs.
@@ -99,9 +99,20 @@ class _Compiled:
             torch.compiler.cudagraph_mark_step_begin()
         if id(module) not in self._fixed:
             self._fixed.add(id(module))
-            for slot in slots(module):
-                if isinstance(slot.value, Tensor):
-                    torch._dynamo.mark_static_address(slot.value, guard=False)
+            for value in _tensors(module):
+                torch._dynamo.mark_static_address(value, guard=False)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors below a module: a dataclass of tensors, modules and lists of them."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _tensors(item)
+    elif dataclasses.is_dataclass(value):
+        for entry in dataclasses.fields(value):
+            yield from _tensors(getattr(value, entry.name))
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -11,7 +11,7 @@ from typing import Any
 # Where a run is written and how it is watched; its result does not depend on these.
 VOLATILE = frozenset(
     {"paths", "cache", "logger", "sweep", "plan", "debug", "keep_loaded", "preview", "hydra"}
-    | {"download", "debug_dtypes"}
+    | {"download", "debug_dtypes", "evaluate"}
 )
 
 

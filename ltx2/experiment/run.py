@@ -174,7 +174,8 @@ def _clip(plan: Plan, folder: Path, seams: Callable[[], Seams]) -> Clip:
     """What metrics know before the first frame."""
     height, width = (plan.height, plan.width) if plan.has_video else (0, 0)
     frames = plan.output_frames
-    return Clip(plan.settings.prompt, plan.output_fps, frames, height, width, folder, seams)
+    prompt, model = plan.settings.prompt, plan.settings.model.name
+    return Clip(prompt, plan.output_fps, frames, height, width, folder, seams, model)
 
 
 def _sink(plan: Plan, folder: Path, ending: str = "") -> ClipSink | SoundSink:

@@ -6,35 +6,36 @@ of a scene, or of a prompt (`reading.scene_words`), come true in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import permutations
 
 import numpy as np
 
 from ltx2.errors import UserError
-from ltx2.pocket.hearing import Voice, clicks, is_silent, voices
+from ltx2.pocket.hearing import Voice, clicks, heard_position, is_silent, voices
+from ltx2.pocket.naming import equal_area, is_blurry, name_colours, name_shape
 from ltx2.pocket.paths import Path, read_path
 from ltx2.pocket.reading import SaidScene, SaidThing, said
-from ltx2.pocket.seeing import Blob, View, is_blurry, name_colours, name_shape, outline, view
-from ltx2.pocket.world import PAIR_SIZE, PITCHES_HZ, SIZES, Scene
+from ltx2.pocket.seeing import Blob, View, view
+from ltx2.pocket.world import PAIR_SIZE, PITCHES_HZ, SIZES, Scene, pan_gains
 
 # A pitch is right within a semitone, a pan from this correlation on, or where the thing stays at
-# its place this near to it (in widths); clicks are together with contacts within so many seconds.
+# its place this near to it; clicks are together with contacts within so many seconds.
 SEMITONE = 2 ** (1 / 12)
-PAN_CORRELATION, PAN_DISTANCE, SYNC_SECONDS = 0.9, 0.12, 0.08
-# A thing that moves less aside, in widths (standard deviation), has no pan to follow.
-_LEAST_SWAY = 0.03
+PAN_CORRELATION, PAN_DISTANCE, SYNC_SECONDS = 0.9, 0.15, 0.08
+# A pan that should change less (standard deviation) cannot be followed.
+_LEAST_SWAY = 0.04
 
 
 @dataclass(frozen=True)
 class SeenThing:
     """One object of a clip; words as in `Thing`, None for what cannot be told.
 
-    `motion` may be "other". `pitch_hz`: of its tone. `pan`: correlation of where the sound comes
-    from and where the thing is, for one that moves aside; `pan_distance`: mean distance of both,
-    in widths. `sync_seconds`: mean of how far clicks are from the ground contacts of a bouncing
-    thing; infinity if one is without click.
+    `motion` may be "other". `pitch_hz`: of its tone. `pan`: correlation of where its tone comes
+    from and should come from, for a thing that moves aside; `pan_distance`: mean distance of both,
+    of 1 from left to right. `sync_seconds`: mean distance of the ground contacts of a bouncing
+    thing from clicks, at most half of their own.
     """
 
     shape: str | None = None
@@ -79,32 +80,36 @@ def read_clip(
     if seen is None:
         heard = () if sound is None else voices(sound, rate, 1)
         return Reading(tuple(SeenThing(pitch_hz=voice.hertz) for voice in heard), silent=silent)
-    background, colours, dim = name_colours(seen)
-    shapes = [name_shape(blob) for blob in seen.blobs]
-    things, paths = [], []
-    for blob, colour, (shape, _) in zip(seen.blobs, colours, shapes, strict=True):
-        thing, path = _seen_thing(blob, shape, colour, seen)
-        things.append(thing)
+    colours = name_colours(seen)
+    things, paths, blurry = [], [], False
+    for blob, colour, share in zip(seen.blobs, colours.things, colours.shares, strict=True):
+        shape = name_shape(blob)
+        # What shows but a share of its colour covers but that share of its area.
+        radius = blob.radius * share**0.5 / equal_area(shape)[0]
+        thing, path = _seen_thing(blob, shape, radius, seen)
+        things.append(replace(thing, colour=colour))
         paths.append(path)
+        blurry |= is_blurry(blob, shape, float(np.median(radius[blob.visible])))
     if sound is not None and not silent:
         lasts = seconds or sound.shape[1] / rate
         things = _with_sound(things, paths, seen, (sound, rate), lasts)
-    blurry = any(is_blurry(ramp) for _, ramp in shapes)
-    flaw = "flickering" if seen.flicker else "dim" if dim else "blurry" if blurry else ""
-    return Reading(tuple(things), background, silent, flaw)
+    flaw = "flickering" if seen.flicker else "dim" if colours.dim else "blurry" if blurry else ""
+    return Reading(tuple(things), colours.background, silent, flaw)
 
 
-def _seen_thing(blob: Blob, shape: str, colour: str, seen: View) -> tuple[SeenThing, Path | None]:
-    unit, below = outline(shape)
-    radius = blob.radius / unit
+def _seen_thing(
+    blob: Blob, shape: str, radius: np.ndarray, seen: View
+) -> tuple[SeenThing, Path | None]:
+    """Shape, size and motion of a thing of so large a `radius` (F,)."""
     box = blob.part[1] - blob.part[0], seen.height
-    path = read_path(blob.x + 1j * (blob.y - below * radius), radius, blob.visible, box)
+    centre = blob.x + 1j * (blob.y - equal_area(shape)[1] * radius)
+    path = read_path(centre, radius, blob.visible, box)
     shrink = PAIR_SIZE if len(seen.blobs) == 2 else 1.0
     middle = shrink * (SIZES["small"] * SIZES["big"]) ** 0.5
     # A thing that grows has the size of its caption in the middle of the clip.
     size = "small" if radius[blob.visible].mean() < middle else "big"
     motion, speed = (None, None) if path is None else (path.motion, path.speed)
-    return SeenThing(shape, colour, size, motion, speed), path
+    return SeenThing(shape=shape, size=size, motion=motion, speed=speed), path
 
 
 def _with_sound(
@@ -120,14 +125,14 @@ def _with_sound(
     ticks = clicks(sound, rate) if any(path and path.contacts for path in paths) else ()
     made = []
     for index, (thing, path, blob) in enumerate(zip(things, paths, seen.blobs, strict=True)):
-        parts: dict[str, float | None] = {}
         if found:
             voice = found[min(index, len(found) - 1)]
             pan, distance = _pan(voice, blob, seen.width, sound.shape[1] / rate / seconds)
-            parts = {"pitch_hz": voice.hertz, "pan": pan, "pan_distance": distance}
+            thing = replace(thing, pitch_hz=voice.hertz, pan=pan, pan_distance=distance)
         if path and path.contacts:
-            parts["sync_seconds"] = _sync([share * seconds for share in path.contacts], ticks)
-        made.append(SeenThing(**{**vars(thing), **parts}))
+            contacts = [share * seconds for share in path.contacts]
+            thing = replace(thing, sync_seconds=_sync(contacts, ticks))
+        made.append(thing)
     return made
 
 
@@ -135,6 +140,7 @@ def _pan(voice: Voice, blob: Blob, width: float, part: float) -> tuple[float | N
     """Correlation and mean distance of where a thing is seen and heard; the sound lasts `part`."""
     shares = np.linspace(0, 1, len(blob.x))[blob.visible]
     place = np.interp(voice.shares * part, shares, blob.x[blob.visible] / width)
+    place = heard_position(pan_gains(place))
     distance = float(np.abs(place - voice.position).mean())
     if place.std() < _LEAST_SWAY:
         return None, distance
@@ -143,10 +149,11 @@ def _pan(voice: Voice, blob: Blob, width: float, part: float) -> tuple[float | N
     return float(np.corrcoef(place, voice.position)[0, 1]), distance
 
 
-def _sync(contacts: Iterable[float], ticks: tuple[float, ...]) -> float:
+def _sync(contacts: Sequence[float], ticks: Iterable[float]) -> float:
     """Mean distance in seconds of each contact from the nearest click."""
-    away = [min((abs(tick - contact) for tick in ticks), default=np.inf) for contact in contacts]
-    return float(np.mean(away))
+    most = (contacts[1] - contacts[0]) / 2
+    away = [min((abs(tick - contact) for tick in ticks), default=most) for contact in contacts]
+    return float(np.minimum(away, most).mean())
 
 
 @dataclass(frozen=True)
@@ -234,16 +241,14 @@ def _paired(
     if len(seen) == len(things):
         return list(zip(things, seen, strict=True))
     padded = [*seen, *[None] * (len(things) - len(seen))]
+    orders = [list(zip(things, order, strict=True)) for order in permutations(padded, len(things))]
+    return max(orders, key=lambda order: sum(_likeness(*pair) for pair in order))
 
-    def likeness(order: tuple[SeenThing | None, ...]) -> int:
-        return sum(
-            getattr(thing, name) == getattr(other, name)
-            for thing, other in zip(things, order, strict=True)
-            for name in ("colour", "shape", "size", "motion")
-            if other is not None
-        )
 
-    return list(zip(things, max(permutations(padded, len(things)), key=likeness), strict=True))
+def _likeness(thing: SaidThing, seen: SeenThing | None) -> int:
+    """How many words of one thing are those of another."""
+    names = ("colour", "shape", "size", "motion")
+    return 0 if seen is None else sum(getattr(thing, n) == getattr(seen, n) for n in names)
 
 
 def _thing_agreement(

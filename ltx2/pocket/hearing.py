@@ -67,6 +67,12 @@ def clicks(sound: np.ndarray, rate: int) -> tuple[float, ...]:
     return tuple(time + _CLICK_WINDOW_SECONDS / 2 - lead for time in found)
 
 
+def heard_position(gains: np.ndarray) -> np.ndarray:
+    """Gains of left and right (2, T) -> 0 (left) to 1; they are squares of the distances."""
+    left, right = np.sqrt(gains)
+    return right / np.maximum(left + right, 1e-6)
+
+
 def _loudest(mono: np.ndarray, rate: int) -> float:
     """Hertz of the strongest partial of (N,) among the pitches of the world and a little around."""
     size = 1 << (4 * len(mono) - 1).bit_length()
@@ -77,9 +83,7 @@ def _loudest(mono: np.ndarray, rate: int) -> float:
 
 
 def _voice(sound: np.ndarray, rate: int, hertz: float) -> Voice:
-    """The gains are squares of the distances from both sides."""
-    left, right = np.sqrt(_levels(sound, rate, hertz))
-    position = right / np.maximum(left + right, 1e-6)
+    position = heard_position(_levels(sound, rate, hertz))
     begin = _WINDOW_SECONDS / 2 * rate
     hop = round(HOP_SECONDS * rate)
     shares = (begin + hop * np.arange(len(position))) / sound.shape[1]

@@ -17,10 +17,11 @@ from ltx2.pocket.world import CONTACTS, COVERED, DIRECTIONS, GROWTH, TURNS, reac
 OTHER = "other"
 # Fewer frames show no motion.
 LEAST_FRAMES = 6
-# Wobble of a thing that stays where it is, rms in shorter sides, and of one that a motion explains.
+# Wobble of a thing that stays where it is, rms in shorter sides, and the largest that no motion
+# explains and that still is none.
 _STILL, _WOBBLE = 0.012, 0.03
 # The share of the track's variance that its motion explains.
-_EXPLAINED = 0.6
+_EXPLAINED = 0.7
 # By how much a bounce may come early or late, in shares of the clip.
 _SHIFTS = np.linspace(-0.06, 0.06, 13)
 
@@ -65,7 +66,7 @@ def read_path(
     if still.error < _STILL:
         return Path("still")
     best = min(_moving_fits(u, track), key=lambda fit: fit.error)
-    if best.error > _WOBBLE or best.error**2 > (1 - _EXPLAINED) * still.error**2:
+    if best.error**2 > (1 - _EXPLAINED) * still.error**2:
         return Path("still" if still.error < _WOBBLE else OTHER)
     reach = reach_of(float(np.percentile(radius, 90)))
     return _path(best, [side - 2 * reach for side in box])

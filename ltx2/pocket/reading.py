@@ -54,7 +54,7 @@ class SaidScene:
 
 def scene_words(prompt: str) -> SaidScene:
     """What the prompt says; of two words for the same thing the last counts."""
-    words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+", prompt.lower())
+    words = re.findall(r"\w+(?:'\w+)*", prompt.lower())
     known = set(vocabulary())
     unknown = tuple(dict.fromkeys(word for word in words if word not in known))
     scene: dict[str, str | bool | None] = {}
@@ -78,14 +78,14 @@ def scene_words(prompt: str) -> SaidScene:
 
 
 def said(scene: Scene | SaidScene) -> SaidScene:
-    """A scene that is spoken of in full; a still thing has no speed."""
+    """A scene that is spoken of in full; a still thing has no speed, and no flaw is not said."""
     if isinstance(scene, SaidScene):
         return scene
     things = tuple(
         SaidThing(**{**vars(thing), "speed": None if thing.motion == "still" else thing.speed})
         for thing in scene.things
     )
-    return SaidScene(scene.background, things, scene.sound, scene.flaw)
+    return SaidScene(scene.background, things, scene.sound, scene.flaw or None)
 
 
 def _text(value: str | bool | None) -> str | None:

@@ -19,7 +19,9 @@ STATISTICS_MOMENTUM = 0.02
 # Weight of the penalty that keeps the raw latent's deviation near one.
 SPREAD_PENALTY = 0.02
 # Natural log of the magnitude from which a bin counts as loud.
+INPUT_SCALE = 0.25
 LOUD, LOUD_WEIGHT, STEREO_WEIGHT = -6.0, 2.0, 1.0
+QUIET_POWER = 1e-4
 STFT_SIZES = (256, 512, 1024)
 # Below this magnitude nothing is audible: logarithms of smaller ones are not compared.
 STFT_FLOOR = 1e-3
@@ -126,6 +128,17 @@ class AudioVaeObjective:
             half.per_channel_statistics.std = std.clone()
 
 
+@torch.no_grad()
+def centre(layer: Any, value: float) -> None:
+    """Fit a fresh convolution to log-mel spectrograms: `value` everywhere gives zero.
+
+    They are mostly floor, far from zero, which hides what differs from it, and vary by several
+    nepers.
+    """
+    layer.weight *= INPUT_SCALE
+    layer.bias -= value * layer.weight.flatten(1).sum(1)
+
+
 def unbalanced(mels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Half of the spectrograms (B, T, M, 2) with one side up to 4 nepers (35 dB) softer."""
     offset = rng.uniform(-4, 0, (len(mels), 1, 1, 2)) * (rng.random((len(mels), 1, 1, 2)) < 0.3)
@@ -144,8 +157,9 @@ def stereo_error(error: Tensor, mel: Tensor) -> Tensor:
 
 @dataclass
 class VocoderObjective:
-    """L1 of samples and of spectra at several sizes.
+    """L1 and relative MSE of samples; from step `spectra_from` on L1 of spectra at several sizes.
 
+    Spectra from the start are matched with any phase, and samples then never.
     Half of the spectrograms, where `vae` is given, are those that the audio VAE makes of them.
     """
 
@@ -155,6 +169,8 @@ class VocoderObjective:
     vae: tuple[AudioEncoder, AudioDecoder] | None = None
     batch: int = 6
     length: int = 61
+    spectra: float = 0.3
+    spectra_from: int = 800
 
     @property
     def modules(self) -> dict[str, Any]:
@@ -170,8 +186,14 @@ class VocoderObjective:
             mel = self._as_decoded(mel)
             wave = wave[:, : mel.shape[1] * self.vocoder.config.hop]
         out = self.vocoder(mel)
-        l1 = (out - wave).abs().mean()
-        return 10 * l1 + spectral_distance(out, wave), {"l1": float(l1.detach())}
+        error = out - wave
+        l1 = error.abs().mean()
+        # Relative to the power of each sound, so that soft ones count.
+        power = wave.square().mean((1, 2)) + QUIET_POWER
+        total = 4 * l1 + (error.square().mean((1, 2)) / power).mean()
+        if step >= self.spectra_from:
+            total = total + self.spectra * spectral_distance(out, wave)
+        return total, {"l1": float(l1.detach()), "snr": float(_decibels(wave, error.detach()))}
 
     @torch.no_grad()
     def _as_decoded(self, mel: Tensor) -> Tensor:
@@ -191,9 +213,14 @@ class VocoderObjective:
         out = self.vocoder(mel)
         length = min(out.shape[1], wave.shape[2])
         out, wave = out[:, :length], wave[:, :, :length].swapaxes(1, 2)
-        power, noise = wave.square().mean((1, 2)), (out - wave).square().mean((1, 2))
-        audible = power > 1e-6
-        return float((10 * torch.log10(power[audible] / noise[audible])).mean())
+        return float(_decibels(wave, out - wave))
+
+
+def _decibels(wave: Tensor, error: Tensor) -> Tensor:
+    """Mean signal-to-noise ratio of those waveforms (B, N, 2) that are not silent."""
+    power, noise = wave.square().mean((1, 2)), error.square().mean((1, 2))
+    audible = power > 1e-6
+    return (10 * torch.log10(power[audible] / noise[audible].clamp(min=1e-12))).mean()
 
 
 def spectral_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,7 +26,13 @@ def save_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) ->
     metadata = {"format": FORMAT, "facts": json.dumps(facts)}
     kept = {name: x.detach().contiguous().cpu() for name, x in tensors.items()}
     with replacing(path) as temporary:
-        save_file(kept, temporary, metadata)
+        try:
+            save_file(kept, temporary, metadata)
+        except SafetensorError as error:
+            # Raised from Rust, which keeps the system's number in the text alone.
+            if f"os error {errno.ENOSPC})" in str(error):
+                raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
+            raise
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

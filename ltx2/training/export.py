@@ -15,7 +15,8 @@ from ltx2.nn.module import Param, slots
 from ltx2.pipelines.components.text import CONNECTORS, PROJECTION
 from ltx2.pipelines.components.transformer import PREFIXES
 from ltx2.training.modules import Parts
-from ltx2.weights.writing import Piece, write_file
+from ltx2.weights.header import Header
+from ltx2.weights.writing import Piece, copied, write_file
 
 STORED = {"bf16": ("BF16", torch.bfloat16), "fp32": ("F32", torch.float32)}
 # Added to what the network computes: released files keep them in float32.
@@ -88,6 +89,22 @@ def write_lora(
         tensors[f"{LORA_PREFIX}{layer}.lora_A.weight"] = down
         tensors[f"{LORA_PREFIX}{layer}.lora_B.weight"] = up
     return _write(path, tensors, dtype, {"format": "pt", **_training(facts), **(metadata or {})})
+
+
+def write_changed(path: Path, header: Header, transformer: Any) -> Path:
+    """A copy of a checkpoint's file with another transformer; dtypes and the rest stay."""
+    tensors = _named(transformer, PREFIXES.own[0])
+    kinds = {kind: name for name, (kind, _) in STORED.items()}
+    pieces = [copied(header, name) for name in header.tensors.keys() - tensors.keys()]
+    for name, tensor in tensors.items():
+        stored = header.tensors[name].dtype
+        if stored not in kinds:
+            raise UserError(
+                f"{header.path.name} holds '{name}' as {stored}; only checkpoints in"
+                f" {' or '.join(kinds)} can be fine-tuned whole: train a LoRA"
+            )
+        pieces.append(_piece(name, tensor, kinds[stored]))
+    return write_file(path, pieces, header.metadata)
 
 
 def write_gemma(

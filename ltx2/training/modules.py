@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,52 +22,65 @@ from ltx2.models.vocoder import Generator, GeneratorConfig
 from ltx2.nn.module import Param, slots
 from ltx2.pipelines.components.text import declare_connectors, declare_features
 from ltx2.training.checkpoint import load_state
+from ltx2.training.parameters import initialise
 
-# Module names within each part, as the objectives' `modules` have them.
-PARTS: Mapping[str, tuple[str, ...]] = {
-    "video": ("encoder", "decoder"),
-    "audio": ("encoder", "decoder"),
-    "vocoder": ("vocoder",),
-    "upsampler": ("upsampler",),
-    "flow": ("transformer", "gemma", "features", "video_connector", "audio_connector"),
-}
 AVERAGE, MASTER, FROZEN = "average.", "master.", "frozen."
-Parts = dict[str, dict[str, Any]]
+# Of first values, by part and module.
+SEEDS: Mapping[str, Mapping[str, int]] = {
+    "video": {"encoder": 0, "decoder": 1},
+    "audio": {"encoder": 0, "decoder": 1},
+    "vocoder": {"vocoder": 3},
+    "upsampler": {"upsampler": 4},
+    "flow": {
+        "transformer": 21, "gemma": 11, "features": 12, "video_connector": 13,
+        "audio_connector": 14,
+    },
+}  # fmt: skip
+# Registers stand beside features of about this deviation.
+REGISTER_STD, REGISTER_SEED = 0.5, 5
+Architecture = Mapping[str, Any]
+Modules = dict[str, Any]
+Parts = dict[str, Modules]
 
 
-def declare(architecture: Mapping[str, Any], gemma_config: Mapping[str, Any]) -> Parts:
+def declare(architecture: Architecture, gemma_config: Mapping[str, Any]) -> Parts:
     """Every part with its modules, all tensors placeholders.
 
     `architecture`: a model file's metadata sections, with `upsampler` for an upsampler file's.
     """
-    section, vae = _section(architecture, "transformer"), _section(architecture, "vae")
+    parts = {name: make(architecture) for name, make in _DECLARE.items()}
+    return parts | {"flow": declare_flow(architecture, gemma_config)}
+
+
+def declare_part(architecture: Architecture, part: str) -> Modules:
+    """One of video, audio, vocoder, upsampler, with first values."""
+    return with_first_values(_DECLARE[part](architecture), part)
+
+
+def declare_flow(architecture: Architecture, gemma_config: Mapping[str, Any]) -> Modules:
+    """Transformer, language model, projections and connectors: what flow matching trains."""
+    section = _section(architecture, "transformer")
     gemma = GemmaConfig.from_metadata(gemma_config)
-    audio = AudioVaeConfig.from_metadata(_section(architecture, "audio_vae"))
-    vocoder = _section(architecture, "vocoder")
-    rate = int(vocoder.get("output_sampling_rate", audio.mel.sample_rate))
     features, _ = declare_features(section, gemma.feature_width)
     connectors = declare_connectors(section)
-    upsampler = UpsamplerConfig.from_metadata(dict(_section(architecture, "upsampler")))
     return {
-        "video": {
-            "encoder": VideoEncoder.declare(VideoEncoderConfig.from_metadata(vae)),
-            "decoder": VideoDecoder.declare(VideoDecoderConfig.from_metadata(vae)),
-        },
-        "audio": {"encoder": AudioEncoder.declare(audio), "decoder": AudioDecoder.declare(audio)},
-        "vocoder": {
-            "vocoder": Generator.declare(
-                GeneratorConfig.from_metadata(vocoder, audio.mel.bins, rate, amp=False)
-            )
-        },
-        "upsampler": {"upsampler": LatentUpsampler.declare(upsampler)},
-        "flow": {
-            "transformer": Transformer.declare(TransformerConfig.from_metadata(section)),
-            "gemma": Gemma3.declare(gemma),
-            "features": features,
-            "video_connector": connectors["video"],
-            "audio_connector": connectors["audio"],
-        },
+        "transformer": Transformer.declare(TransformerConfig.from_metadata(dict(section))),
+        "gemma": Gemma3.declare(gemma),
+        "features": features,
+        "video_connector": connectors["video"],
+        "audio_connector": connectors["audio"],
     }
+
+
+def with_first_values(modules: Modules, part: str) -> Modules:
+    """The declared modules of a part, their placeholders replaced by seeded first values."""
+    for name, module in modules.items():
+        initialise(module, SEEDS[part][name])
+        if name.endswith("_connector"):
+            generator = torch.Generator().manual_seed(REGISTER_SEED)
+            shape = module.learnable_registers.shape
+            module.learnable_registers = REGISTER_STD * torch.randn(shape, generator=generator)
+    return modules
 
 
 @torch.no_grad()
@@ -90,7 +103,7 @@ def adopt(modules: Mapping[str, Any], state_path: Path, averaged: bool = True) -
             stored = tensors.get(first + name, tensors.get(FROZEN + name))
             if stored is None:
                 continue
-            if stored.shape != tuple(slot.value.shape):
+            if tuple(stored.shape) != tuple(slot.value.shape):
                 raise UserError(
                     f"{state_path} is of another architecture: '{name}' is {list(stored.shape)}"
                     f" instead of {list(slot.value.shape)}"
@@ -107,7 +120,42 @@ def adopt(modules: Mapping[str, Any], state_path: Path, averaged: bool = True) -
     return facts
 
 
-def _section(architecture: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def vocoder_config(architecture: Architecture) -> GeneratorConfig:
+    """Of a file without bandwidth extension."""
+    audio = AudioVaeConfig.from_metadata(dict(_section(architecture, "audio_vae")))
+    section = _section(architecture, "vocoder")
+    rate = int(section.get("output_sampling_rate", audio.mel.sample_rate))
+    return GeneratorConfig.from_metadata(dict(section), audio.mel.bins, rate, amp=False)
+
+
+def _video(architecture: Architecture) -> Modules:
+    vae = dict(_section(architecture, "vae"))
+    return {
+        "encoder": VideoEncoder.declare(VideoEncoderConfig.from_metadata(vae)),
+        "decoder": VideoDecoder.declare(VideoDecoderConfig.from_metadata(vae)),
+    }
+
+
+def _audio(architecture: Architecture) -> Modules:
+    config = AudioVaeConfig.from_metadata(dict(_section(architecture, "audio_vae")))
+    return {"encoder": AudioEncoder.declare(config), "decoder": AudioDecoder.declare(config)}
+
+
+def _vocoder(architecture: Architecture) -> Modules:
+    return {"vocoder": Generator.declare(vocoder_config(architecture))}
+
+
+def _upsampler(architecture: Architecture) -> Modules:
+    config = UpsamplerConfig.from_metadata(dict(_section(architecture, "upsampler")))
+    return {"upsampler": LatentUpsampler.declare(config)}
+
+
+_DECLARE: Mapping[str, Callable[[Architecture], Modules]] = {
+    "video": _video, "audio": _audio, "vocoder": _vocoder, "upsampler": _upsampler,
+}  # fmt: skip
+
+
+def _section(architecture: Architecture, name: str) -> Mapping[str, Any]:
     section = architecture.get(name)
     if not isinstance(section, Mapping):
         held = ", ".join(sorted(architecture)) or "nothing"

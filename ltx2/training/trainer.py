@@ -91,6 +91,7 @@ class Trainer:
     report: Callable[[int, dict[str, float]], None] = lambda step, figures: None
     fingerprint: str = ""  # of the configuration: another one does not resume
     peers: Peers = field(default_factory=Peers)
+    stop: Callable[[], bool] = lambda: False  # asked after every step
     step: int = 0
     seconds: float = 0.0
     _bad: int = 0
@@ -118,16 +119,22 @@ class Trainer:
             self.resume(self.folder / LATEST)
 
     def run(self) -> None:
-        """Train to the last step; the state is saved on the way and at the end."""
+        """Train to the last step; the state is saved on the way and at the end.
+
+        Raises KeyboardInterrupt, with the state saved, once `stop` says so.
+        """
         begun = time.perf_counter()
         while self.step < self.options.steps:
             self._one_step()
             self.seconds, begun = self.seconds + time.perf_counter() - begun, time.perf_counter()
             last = self.step == self.options.steps
+            stopped = self.peers.any(self.stop())
             if (self.step % self.options.evaluate_every == 0 or last) and self.peers.leads:
                 self._evaluate()
-            if self.step % self.options.save_every == 0 or last:
+            if self.step % self.options.save_every == 0 or last or stopped:
                 self.save()
+            if stopped and not last:
+                raise KeyboardInterrupt
 
     def _one_step(self) -> None:
         rate = self.optimiser.lr * self.schedule(self.step, self.options.steps)
@@ -213,9 +220,14 @@ class Trainer:
         save_state(self.folder / LATEST, stored, facts)
 
     def _frozen(self) -> Iterator[tuple[str, Slot]]:
-        """What belongs to the modules and is not trained, such as statistics."""
+        """What belongs to the modules and is not trained, such as statistics.
+
+        An objective may leave out what it can get elsewhere (`keeps`).
+        """
         named = tensors(self.objective.modules)
-        return ((name, slot) for name, slot in named if name not in self.leaves.masters)
+        keeps: Callable[[str], bool] = getattr(self.objective, "keeps", lambda name: True)
+        masters = self.leaves.masters
+        return ((name, slot) for name, slot in named if name not in masters and keeps(name))
 
     def resume(self, path: Path) -> None:
         """Go on from a saved state. Raises UserError if it is not this run's."""

@@ -82,7 +82,7 @@ class VideoVaeObjective:
         if step >= self.edges_from:
             total = total + _edges(error, weight)
         psnr = 10 * torch.log10(4 / error.detach().square().mean())
-        return total, {"psnr": float(psnr), "trunk": float(penalty)}
+        return total, {"psnr": float(psnr), "trunk": float(torch.as_tensor(penalty).detach())}
 
     def encode(self, pixels: Tensor, trunk: list[Tensor], fixed: bool) -> Tensor:
         """Pixels (B, F, H, W, 3) in [-1, 1] to a latent of mean 0 and variance 1 per channel."""

@@ -29,7 +29,7 @@ def no_seams() -> Seams:
 class Clip:
     """What is known before the first frame; `height` and `width` are 0 without pictures.
 
-    `seams` may be asked once frames arrive.
+    `seams` may be asked once frames arrive. `model` is its name, "" if that is not known.
     """
 
     prompt: str
@@ -39,6 +39,7 @@ class Clip:
     width: int
     folder: Path
     seams: Callable[[], Seams] = no_seams
+    model: str = ""
 
     @property
     def seconds(self) -> float:
