@@ -42,7 +42,8 @@ MISTAKES = {
     " steps, dtype, clip, average, seed, start, threads, workers, log_every, evaluate_every,"
     " save_every",
     "objective.edges_fro=3": "'objective.edges_fro' is no key in 'objective'; did you mean"
-    " 'edges_from'?; use name, edges_from, settle, noise, frozen_encoder, statistics_seed",
+    " 'edges_from'?; use name, edges_from, settle, noise, frozen_encoder, statistics_seed, emphasis,"
+    " plain_until",
     "objective=flow objective.tasks.imge=1": "'objective.tasks.imge' is no key in"
     " 'objective.tasks'; did you mean 'image'?; use generate, image, region, independent,"
     " audio_to_video, video_to_audio",

@@ -24,6 +24,7 @@ from ltx2.models.video_vae_config import BlockConfig, VideoDecoderConfig, VideoE
 from ltx2.models.vocoder import Generator, GeneratorConfig
 from ltx2.nn.module import params
 from ltx2.pipelines.components.audio import vocoder_config
+from ltx2.pipelines.components.gemma import read_gemma
 from ltx2.pipelines.components.upsampler import upsampler_config
 from ltx2.pipelines.components.video import decoder_config, vae_section
 from ltx2.pipelines.conditions import stage_conditions
@@ -102,6 +103,17 @@ def component_parameters(header: Header) -> dict[str, int]:
 # --- text
 
 
+def text_tokens(plan: Plan) -> int:
+    """Tokens of a context, which the text encoder's tokenizer tells."""
+    path = plan.files.get("text_encoder")
+    return TEXT_TOKENS if path is None else _sequence(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _sequence(path: Path, changed: int) -> int:
+    return read_gemma(path).sequence
+
+
 WORDS = "embed_tokens.weight"
 
 
@@ -124,7 +136,7 @@ def _text(plan: Plan, parameters: dict[str, int]) -> list[PhaseCost]:
     tower = sum(info.size for name, info in tensors.items() if not name.endswith(WORDS))
     connectors = parameters.get("text connectors", 0)
     projections = parameters.get("text projections", 0)
-    encoding = 2.0 * PROMPT_TOKENS * (tower + projections) + 2.0 * TEXT_TOKENS * connectors
+    encoding = 2.0 * PROMPT_TOKENS * (tower + projections) + 2.0 * text_tokens(plan) * connectors
     reading = READ * (tower + connectors + projections)
     rows = [PhaseCost("text", prompts, encoding, "text", reading)]
     if plan.settings.enhance.enabled:
@@ -190,7 +202,7 @@ def _conditioning_tokens(plan: Plan, stage: StagePlan) -> float:
 def transformer_pass(plan: Plan, stage: StagePlan) -> float:
     """Operations of one guidance pass over the streams of a stage."""
     tokens = call_tokens(plan, stage)
-    return transformer_operations(plan.transformer, tokens.video, tokens.audio)
+    return transformer_operations(plan.transformer, tokens.video, tokens.audio, text_tokens(plan))
 
 
 def transformer_operations(

@@ -21,7 +21,7 @@ from ltx2.pipelines.components.audio import vocoder_config
 from ltx2.pipelines.components.upsampler import upsampler_config
 from ltx2.pipelines.components.video import decoder_config
 from ltx2.pipelines.conditions import stage_conditions
-from ltx2.pipelines.cost import TEXT_TOKENS, WORDS, call_tokens, tower_tensors
+from ltx2.pipelines.cost import WORDS, call_tokens, text_tokens, tower_tensors
 from ltx2.pipelines.decode_memory import DecodeMemory, decode_memory
 from ltx2.pipelines.plan import Plan, StagePlan
 from ltx2.pipelines.quantisation import block_quantisation, stored_kinds, text_quantisation
@@ -260,7 +260,9 @@ class Estimate:
         config, tokens = self.plan.transformer, call_tokens(self.plan, stage)
         size = ITEM_BYTES[self.dtypes["transformer"]]
         prompts = 2 if self.plan.needs_negative else 1
-        contexts = prompts * TEXT_TOKENS * (config.video.width + config.audio.width) * size
+        contexts = (
+            prompts * text_tokens(self.plan) * (config.video.width + config.audio.width) * size
+        )
         values = tokens.video * config.video.width + tokens.audio * config.audio.width
         return BLOCK_COPIES * stacked_passes(stage, tokens.both) * values * size + contexts + SMALL
 

@@ -47,7 +47,7 @@ def run_recipe(settings: TrainRoot, compose: Compose, loggers: Loggers) -> None:
     for number, (stage, own) in enumerate(made, 1):
         where = f"stage {number} of {len(made)}, {stage.name}"
         if stage.do == "export":
-            folder = export_model(settings)
+            folder = export_model(own)
             log.info("%s: the model is in %s", where, folder)
         elif is_finished(own):
             log.info("%s: finished already", where)
@@ -60,7 +60,7 @@ def stage_options(stage: StageEntry, settings: TrainRoot) -> list[str]:
     """The options of a stage, after those that hold for all."""
     shared = [f"train.folder={settings.train.folder}", f"paths.outputs={settings.paths.outputs}"]
     named = [f"objective.name={stage.name}"] if stage.do == "train" else []
-    return [*shared, *named, *stage.options]
+    return [*shared, *named, *settings.recipe.options, *stage.options]
 
 
 def _check(stage: StageEntry, own: TrainRoot) -> None:

@@ -31,7 +31,7 @@ from ltx2.training.reporting import Reporter, last_figures
 from ltx2.training.schedule import Schedule
 from ltx2.training.settings import TrainRoot
 from ltx2.training.trainer import Objective, OptimiserOptions, Trainer, TrainOptions
-from ltx2.training.workshop import Workshop
+from ltx2.training.workshop import Workshop, objective_state
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,10 @@ def _train(
     chosen = _computed(settings, workshop)
     _check_same(folder, chosen)
     if settings.train.start and not (folder / LATEST).exists():
-        adopt(objective.modules, _start(settings))
+        start = _start(settings)
+        adopt(objective.modules, start)
+        if own_state := objective_state(start):
+            getattr(objective, "restore", lambda state: None)(own_state)
     own, given = settings.optimiser, settings.train
     trainer = Trainer(
         objective,

@@ -65,7 +65,8 @@ class ObjectiveSettings:
 class VideoVaeSettings(ObjectiveSettings):
     """`edges_from`: step; `settle`: share of the run after which the statistics stay.
 
-    `statistics_seed` draws the latent statistics that the file will have.
+    `statistics_seed` draws the latent statistics that the file will have. `emphasis`: weight of
+    pixels of things, which is 1 until the step `plain_until`.
     """
 
     edges_from: int = 600
@@ -73,6 +74,8 @@ class VideoVaeSettings(ObjectiveSettings):
     noise: float = 0.1
     frozen_encoder: bool = False
     statistics_seed: int = 7
+    emphasis: float = 6.0
+    plain_until: int = 150
 
 
 @dataclass
@@ -86,10 +89,16 @@ class AudioVaeSettings(ObjectiveSettings):
 
 @dataclass
 class VocoderSettings(ObjectiveSettings):
-    """`length`: spectrogram frames of a piece."""
+    """`length`: spectrogram frames of a piece. `spectra`: weight of their error, from a step on.
+
+    `from_vae`: half of the spectrograms are those that the audio autoencoder makes.
+    """
 
     batch: int = 6
     length: int = 61
+    spectra: float = 0.3
+    spectra_from: int = 800
+    from_vae: bool = True
 
 
 @dataclass
@@ -257,9 +266,10 @@ class StageEntry:
 
 @dataclass
 class RecipeSettings:
-    """Stages in their order; `export` is the folder of the finished model, below train.folder."""
+    """Stages in their order, and `options` for all; `export`: the finished model's folder."""
 
     name: str = ""
+    options: list[str] = field(default_factory=list)
     stages: list[StageEntry] = field(default_factory=list)
     export: str = "model"
 

@@ -14,7 +14,7 @@ from ltx2.models.audio_vae_config import AudioVaeConfig
 from ltx2.nn.module import copied, slots
 from ltx2.pocket.world import Take, held_out_scene, training_scene
 from ltx2.training.adapters import AdaptObjective, add_adapters
-from ltx2.training.audio import AudioVaeObjective, Sounds, VocoderObjective
+from ltx2.training.audio import AudioVaeObjective, Sounds, VocoderObjective, centre
 from ltx2.training.base import base_of
 from ltx2.training.clip_folder import folder_latents
 from ltx2.training.distil import DistilObjective
@@ -60,7 +60,7 @@ def video_vae(own: VideoVaeSettings, workshop: Workshop) -> VideoVaeObjective:
     )
     return VideoVaeObjective(
         **modules,
-        clips=RenderedClips(shapes),
+        clips=RenderedClips(shapes, own.emphasis, own.plain_until),
         held_out=held_out,
         edges_from=own.edges_from,
         settle_from=round(own.settle * workshop.settings.train.steps),
@@ -83,17 +83,24 @@ def audio_vae(own: AudioVaeSettings, workshop: Workshop) -> AudioVaeObjective:
 
 
 def vocoder(own: VocoderSettings, workshop: Workshop) -> VocoderObjective:
-    """On true spectrograms and on those of the finished audio autoencoder."""
-    audio = workshop.finished("audio")
-    freeze(audio, workshop)
+    """On true spectrograms, and maybe on those of the finished audio autoencoder."""
+    vae = None
+    if own.from_vae:
+        audio = workshop.finished("audio")
+        freeze(audio, workshop)
+        vae = audio["encoder"], audio["decoder"]
     sounds, held_out = rendered_sounds(workshop)
+    module = workshop.fresh("vocoder")["vocoder"]
+    centre(module.conv_pre, float(sounds.mels.mean()))
     return VocoderObjective(
-        workshop.fresh("vocoder")["vocoder"],
+        module,
         sounds,
         held_out,
-        (audio["encoder"], audio["decoder"]),
-        own.batch,
-        own.length,
+        vae,
+        batch=own.batch,
+        length=own.length,
+        spectra=own.spectra,
+        spectra_from=own.spectra_from,
     )
 
 

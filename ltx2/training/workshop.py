@@ -132,7 +132,7 @@ class Workshop:
         """The encoder, which was trained without, gets statistics: the decoder's."""
         held = modules["decoder"].per_channel_statistics
         objective = VideoVaeObjective(modules["encoder"], modules["decoder"], clips=_no_clips)
-        objective.restore(_extra(path))
+        objective.restore(_statistics(path))
         objective.fold(held.mean, held.std)
         own = modules["encoder"].per_channel_statistics
         own.mean, own.std = held.mean.clone(), held.std.clone()
@@ -140,15 +140,19 @@ class Workshop:
     def _fold_audio(self, modules: Modules, path: Path) -> None:
         # Only its statistics are asked for: without sounds it cannot train.
         objective = AudioVaeObjective(modules["encoder"], modules["decoder"], None, None)  # type: ignore[arg-type]
-        objective.restore(_extra(path))
+        objective.restore(_statistics(path))
         objective.write_statistics()
 
 
-def _extra(path: Path) -> dict[str, torch.Tensor]:
-    """What the objective itself put into the state."""
+def objective_state(path: Path) -> dict[str, torch.Tensor]:
+    """What the objective itself put into a state, such as running statistics."""
     tensors, _ = load_state(path)
     prefix = "objective."
-    found = {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
+    return {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
+
+
+def _statistics(path: Path) -> dict[str, torch.Tensor]:
+    found = objective_state(path)
     if not found:
         raise UserError(f"{path} has no running statistics; give the state of an autoencoder")
     return found
