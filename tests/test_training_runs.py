@@ -42,8 +42,8 @@ MISTAKES = {
     " steps, dtype, clip, average, seed, start, threads, workers, log_every, evaluate_every,"
     " save_every",
     "objective.edges_fro=3": "'objective.edges_fro' is no key in 'objective'; did you mean"
-    " 'edges_from'?; use name, edges_from, settle, noise, frozen_encoder, statistics_seed, emphasis,"
-    " plain_until",
+    " 'edges_from'?; use name, edges_from, settle, noise, frozen_encoder, statistics_seed,"
+    " emphasis, plain_until",
     "objective=flow objective.tasks.imge=1": "'objective.tasks.imge' is no key in"
     " 'objective.tasks'; did you mean 'image'?; use generate, image, region, independent,"
     " audio_to_video, video_to_audio",
@@ -136,7 +136,7 @@ def test_a_part_is_trained_recorded_and_then_only_read(tmp_path):
     assert (folder / LATEST).read_bytes() == before
     train(tiny(tmp_path, "train.steps=3"))  # it may grow
     assert load_state(folder / LATEST)[1]["step"] == 3
-    with pytest.raises(UserError, match=r"was trained with optimiser\.lr=0\.0006, not 0\.1"):
+    with pytest.raises(UserError, match=r"was trained with optimiser\.lr=\S+, not 0\.1"):
         train(tiny(tmp_path, "train.steps=4", "optimiser.lr=0.1"))
 
 

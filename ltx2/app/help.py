@@ -37,6 +37,8 @@ Examples
   launch.py conditioning=image conditioning.image.path=cat.png
   launch.py -m seed=1,2,3 metrics=[basic]      a sweep: one run per value, compared on a page
   launch.py --cfg job model=dev                print the settings, run nothing
+  launch.py task=train recipe=pocket           train a model, a part or a LoRA: docs/training.md
+  launch.py task=evaluate evaluate.count=24    does the pocket model do what it is told?
 
 Other commands (ltx2 NAME --help): options, dashboard, show, rerun, resume, diff, cache, pull,
 convert, inspect, doctor, parity. Hydra's own: --info, --hydra-help.

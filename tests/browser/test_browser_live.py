@@ -82,13 +82,23 @@ def test_videos_of_a_served_page_can_be_sought(look, running):
 def test_the_page_says_when_its_server_is_gone(browser, tmp_path, clips):
     folder = write_sweep(tmp_path, AXES_24, clips)
     command = [sys.executable, "launch.py", "dashboard", str(folder), "--serve", "--port", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        url = server.stdout.readline().split()[0]
-        page = browser.new_page()
-        page.goto(url)
-        assert page.locator("#home").is_hidden()
-        os.kill(server.pid, signal.SIGINT)
-        assert server.wait(timeout=20) == 0
+    # A process started in the background ignores SIGINT, and so would its children.
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=_hears_interrupts
+    ) as server:
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().split()[0]
+            page = browser.new_page()
+            page.goto(url)
+            assert page.locator("#home").is_hidden()
+            os.kill(server.pid, signal.SIGINT)
+            assert server.wait(timeout=20) == 0
+        finally:
+            server.kill()
     until(page, "document.getElementById('freshness').textContent.includes('does not answer')")
     page.close()
+
+
+def _hears_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
