@@ -69,6 +69,7 @@ def test_compiled_blocks_agree_with_plain_ones():
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generation", ["2.0", "2.5"])
 def test_equal_blocks_are_one_program(generation):
     backend = make_backend("torch")
@@ -79,6 +80,7 @@ def test_equal_blocks_are_one_program(generation):
     assert programs == 1
 
 
+@pytest.mark.slow
 def test_a_block_with_a_perturbation_of_its_own_is_a_second_program():
     backend = make_backend("torch")
     transformer = tiny_transformer(backend, "2.0", num_layers=4)
@@ -88,6 +90,7 @@ def test_a_block_with_a_perturbation_of_its_own_is_a_second_program():
     assert programs == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["fp8", "int4", "mxfp8"])
 def test_quantised_blocks_are_one_program_whatever_their_scales(golden, mode):
     backend = make_backend("torch")
@@ -100,6 +103,7 @@ def test_quantised_blocks_are_one_program_whatever_their_scales(golden, mode):
     assert programs == 1
 
 
+@pytest.mark.slow
 def test_loras_are_compiled_with_their_float8_layers(golden):
     backend = make_backend("torch")
     folder = golden / "checkpoints"

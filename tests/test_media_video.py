@@ -128,6 +128,7 @@ def test_png_folder_is_lossless_with_comment_and_wav(tmp_path):
     assert read_audio(tmp_path / "clip" / "audio.wav")[0].shape == (2, 6000)
 
 
+@pytest.mark.slow
 def test_chunks_are_released_while_streaming(tmp_path):
     given = []
 

@@ -23,8 +23,15 @@ PROMPTS = [
 ]
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize(("prompt", "expected"), PROMPTS)
+# MLX on a CPU takes 15 seconds for each.
+CASES = [
+    pytest.param(name, *case, marks=[pytest.mark.slow] if name == "mlx" and index else [])
+    for name in BACKENDS
+    for index, case in enumerate(PROMPTS)
+]
+
+
+@pytest.mark.parametrize(("name", "prompt", "expected"), CASES)
 def test_clip_shows_and_sounds_like_its_prompt(name, prompt, expected, tmp_path):
     settings = compose([f"prompt='{prompt}'"])
     clip = generate(settings, lambda: make_backend(name), tmp_path)
